@@ -1,0 +1,17 @@
+"""The latest state of the node: written by the stations that own each field, read by the API and the exporters."""
+
+from dataclasses import dataclass, field
+
+from agent.core.readings import EngineSnapshot, GpuSnapshot
+
+
+@dataclass(slots=True)
+class Board:
+    """Latest values only; whoever needs the past asks the series history or the ledger.
+
+    Each field is replaced whole by its one writer: `gpus` by the GPU reader, `engines[name]` by that engine's scraper.
+    """
+
+    node: str
+    gpus: GpuSnapshot | None = None
+    engines: dict[str, EngineSnapshot] = field(default_factory=dict)

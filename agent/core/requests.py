@@ -1,0 +1,99 @@
+"""A request as the sidecar saw it, and the events that carry it to the agent.
+
+A request is told in up to three kinds of event: one start, a progress per second while it streams, one end. The end
+repeats everything, so an end alone is a whole `RequestRecord`. Events are numbered per sidecar start (`epoch`);
+repeating a batch is harmless.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Outcome = Literal["ok", "error", "timeout", "client_abort", "rejected"]
+UsageSource = Literal["reported", "counted"]
+
+SCHEMA_VERSION = 1
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Token counts of one request; kinds are disjoint. `source` is ``counted`` when the engine reported none."""
+
+    input_tokens: int | None = None  # without the cached ones
+    input_cached_tokens: int | None = None
+    output_tokens: int | None = None
+    source: UsageSource | None = None
+
+
+class RequestRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished request. Instants are Unix ns on the sidecar's clock; `id` is a UUIDv7."""
+
+    id: str
+    upstream: str  # host:port of the engine the request went to
+    path: str
+    started_at_ns: int  # first byte of the request's head arrived
+    ended_at_ns: int
+    outcome: Outcome
+    streamed: bool = False
+    model: str | None = None
+    tenant: str | None = None
+    status: int | None = None  # HTTP status the client got; None if it got none
+    headers_at_ns: int | None = None
+    first_token_at_ns: int | None = None
+    usage: Usage = Usage()
+    finish_reason: str | None = None
+    error: str | None = None  # short reason when outcome is not ok
+    request_bytes: int = 0
+    response_bytes: int = 0
+    trace_id: str | None = None
+
+
+class RequestStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="start"):
+    """The head of a request and its model name are known; it is on its way to the engine."""
+
+    sequence: int
+    id: str
+    upstream: str
+    path: str
+    started_at_ns: int
+    model: str | None = None
+    tenant: str | None = None
+
+
+class RequestProgressed(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress"):
+    """`output_tokens` streamed so far, at most once a second."""
+
+    sequence: int
+    id: str
+    at_ns: int
+    output_tokens: int
+
+
+class RequestEnded(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="end"):
+    """The whole record; nothing follows."""
+
+    sequence: int
+    record: RequestRecord
+
+
+RequestEvent = RequestStarted | RequestProgressed | RequestEnded
+
+
+class RecordBatch(Struct, frozen=True, kw_only=True):
+    """Body of ``POST /ingest/v1/records``, as msgpack.
+
+    `sidecar` is a name that survives restarts, `epoch` grows with every start, `sent_at_ns` is the sidecar's clock
+    at sending (the agent corrects event times by the difference to its own).
+    """
+
+    sidecar: str
+    epoch: int
+    sent_at_ns: int
+    events: tuple[RequestEvent, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+class RecordReceipt(Struct, frozen=True, kw_only=True):
+    """Answer to a batch: every event up to and including `accepted_through` is stored durably."""
+
+    accepted_through: int
+    repeated: int = 0

@@ -1,0 +1,179 @@
+"""Clocks, pulses, health and signals: the only place that reads a clock and the only broad `except`.
+
+Two clocks. `unix_ns` is the wall clock: it labels what people see and what other machines receive. `boot_ns` is the
+boot-time clock: it never steps and counts through suspend, so every timer and the bill run on it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import structlog
+
+log = structlog.get_logger()
+
+NS = 1_000_000_000
+
+
+def unix_ns() -> int:
+    """Wall clock, integer Unix nanoseconds UTC. May step."""
+    return time.time_ns()
+
+
+def boot_ns() -> int:
+    """Nanoseconds since boot, suspend included. Never steps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Identity of this boot of the machine; instants of `boot_ns` compare only within one."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class BillClock:
+    """Unix time as it was at `anchor`, carried on by the boot-time clock: wall-clock steps do not reach the bill."""
+
+    def __init__(self, anchor_unix_ns: int, anchor_boot_ns: int) -> None:
+        self.anchor_unix_ns = anchor_unix_ns
+        self.anchor_boot_ns = anchor_boot_ns
+
+    @classmethod
+    def from_now(cls) -> "BillClock":
+        return cls(unix_ns(), boot_ns())
+
+    def now_ns(self) -> int:
+        return self.anchor_unix_ns + boot_ns() - self.anchor_boot_ns
+
+    def steps_ns(self) -> int:
+        """How far the wall clock has moved against the bill's clock since the anchor."""
+        return unix_ns() - self.now_ns()
+
+
+@dataclass(slots=True)
+class CycleHealth:
+    """What one periodic part of the program last did."""
+
+    ok: bool | None = None  # None until the first run ended
+    error: str = ""
+    successes: int = 0
+    failures: int = 0
+    missed: int = 0
+    last_success_boot_ns: int | None = None
+    last_seconds: float | None = None
+    interval_seconds: float = 0.0
+    essential: bool = False
+
+
+@dataclass(slots=True)
+class Health:
+    """Health of every cycle of this process, by name. Read by the probes, the page and the self metrics."""
+
+    cycles: dict[str, CycleHealth] = field(default_factory=dict)
+    started_boot_ns: int = field(default_factory=boot_ns)
+    draining: bool = False
+
+    def cycle(self, name: str, interval_seconds: float = 0.0, *, essential: bool = False) -> CycleHealth:
+        return self.cycles.setdefault(name, CycleHealth(interval_seconds=interval_seconds, essential=essential))
+
+    def failing(self) -> dict[str, str]:
+        """Cycles whose last run failed, with the reason."""
+        return {name: c.error for name, c in self.cycles.items() if c.ok is False}
+
+    def waiting(self) -> list[str]:
+        """Essential cycles that have not succeeded once yet."""
+        return [name for name, c in self.cycles.items() if c.essential and c.successes == 0]
+
+    def stalled(self, patience: float = 5.0) -> dict[str, float]:
+        """Cycles without any end of a run for `patience` intervals (at least 30 s): name -> seconds since."""
+        now = boot_ns()
+        found = {}
+        for name, cycle in self.cycles.items():
+            if not cycle.essential or cycle.last_success_boot_ns is None:
+                continue
+            age = (now - cycle.last_success_boot_ns) / NS
+            if age > max(30.0, patience * cycle.interval_seconds):
+                found[name] = age
+        return found
+
+
+async def every(
+    name: str,
+    seconds: float,
+    step: Callable[[], Awaitable[None]],
+    health: Health,
+    *,
+    essential: bool = False,
+    strict: bool = False,
+) -> None:
+    """Run `step` now and then on a fixed grid, for ever. A failing step leaves the other cycles running.
+
+    A step that takes longer than the interval makes the missed turns be skipped and counted, never caught up. With
+    `strict` (tests) an error is raised instead of recorded.
+    """
+    cycle = health.cycle(name, seconds, essential=essential)
+    interval_ns = int(seconds * NS)
+    due = boot_ns()
+    while True:
+        began = boot_ns()
+        try:
+            await step()
+        except Exception as error:
+            if strict:
+                raise
+            _record_failure(name, cycle, error)
+        else:
+            if cycle.ok is False:
+                log.info("cycle_recovered", cycle=name, failures=cycle.failures)
+            cycle.ok, cycle.error = True, ""
+            cycle.successes += 1
+            cycle.last_success_boot_ns = boot_ns()
+        now = boot_ns()
+        cycle.last_seconds = (now - began) / NS
+        due += interval_ns
+        if due <= now:
+            skipped = (now - due) // interval_ns
+            cycle.missed += skipped
+            due += skipped * interval_ns
+        await anyio.sleep(max(0, due - boot_ns()) / NS)
+
+
+def _record_failure(name: str, cycle: CycleHealth, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if cycle.ok is not False or cycle.error != reason:  # once per change, not once per run
+        log.error("cycle_failed", cycle=name, reason=reason, exc_info=error)
+    cycle.ok, cycle.error = False, reason
+    cycle.failures += 1
+
+
+@asynccontextmanager
+async def stop_on_signals(health: Health) -> AsyncIterator[None]:
+    """Run the body until it ends or SIGTERM or SIGINT arrives; a signal cancels the body and is not an error."""
+    async with anyio.create_task_group() as group:
+
+        async def wait() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for received in signals:
+                    log.info("stopping", signal=received.name)
+                    health.draining = True
+                    group.cancel_scope.cancel()
+                    return
+
+        group.start_soon(wait)
+        yield
+        group.cancel_scope.cancel()
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    pr_set_pdeathsig = 1
+    if libc.prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
