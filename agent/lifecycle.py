@@ -14,6 +14,8 @@ from pathlib import Path
 
 import anyio
 import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskGroup, TaskStatus
 
 log = structlog.get_logger()
 
@@ -64,6 +66,7 @@ class CycleHealth:
     failures: int = 0
     missed: int = 0
     last_success_boot_ns: int | None = None
+    last_end_boot_ns: int | None = None  # of a run, good or bad
     last_seconds: float | None = None
     interval_seconds: float = 0.0
     essential: bool = False
@@ -89,13 +92,16 @@ class Health:
         return [name for name, c in self.cycles.items() if c.essential and c.successes == 0]
 
     def stalled(self, patience: float = 5.0) -> dict[str, float]:
-        """Cycles without any end of a run for `patience` intervals (at least 30 s): name -> seconds since."""
+        """Essential cycles in which no run, good or bad, has ended for `patience` intervals (at least 30 s).
+
+        A cycle that fails is not stalled: restarting the process would not mend a full disk. Name -> seconds since.
+        """
         now = boot_ns()
         found = {}
         for name, cycle in self.cycles.items():
-            if not cycle.essential or cycle.last_success_boot_ns is None:
+            if not cycle.essential or cycle.last_end_boot_ns is None:
                 continue
-            age = (now - cycle.last_success_boot_ns) / NS
+            age = (now - cycle.last_end_boot_ns) / NS
             if age > max(30.0, patience * cycle.interval_seconds):
                 found[name] = age
         return found
@@ -127,12 +133,9 @@ async def every(
                 raise
             _record_failure(name, cycle, error)
         else:
-            if cycle.ok is False:
-                log.info("cycle_recovered", cycle=name, failures=cycle.failures)
-            cycle.ok, cycle.error = True, ""
-            cycle.successes += 1
-            cycle.last_success_boot_ns = boot_ns()
+            record_success(name, cycle)
         now = boot_ns()
+        cycle.last_end_boot_ns = now
         cycle.last_seconds = (now - began) / NS
         due += interval_ns
         if due <= now:
@@ -140,6 +143,15 @@ async def every(
             cycle.missed += skipped
             due += skipped * interval_ns
         await anyio.sleep(max(0, due - boot_ns()) / NS)
+
+
+def record_success(name: str, cycle: CycleHealth) -> None:
+    """A run went well. Also for parts that are driven by events instead of `every`."""
+    if cycle.ok is False:
+        log.info("cycle_recovered", cycle=name, failures=cycle.failures)
+    cycle.ok, cycle.error = True, ""
+    cycle.successes += 1
+    cycle.last_success_boot_ns = cycle.last_end_boot_ns = boot_ns()
 
 
 def _record_failure(name: str, cycle: CycleHealth, error: Exception) -> None:
@@ -150,21 +162,24 @@ def _record_failure(name: str, cycle: CycleHealth, error: Exception) -> None:
     cycle.failures += 1
 
 
+async def until_signal(health: Health, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    """Wait for SIGTERM or SIGINT, then mark the process as draining. A second signal ends it at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for received in signals:
+            health.draining = True
+            log.info("stopping", signal=received.name)
+            return
+
+
 @asynccontextmanager
-async def stop_on_signals(health: Health) -> AsyncIterator[None]:
-    """Run the body until it ends or SIGTERM or SIGINT arrives; a signal cancels the body and is not an error."""
+async def running() -> AsyncIterator[TaskGroup]:
+    """A task group whose tasks run while the body does; then they are cancelled and waited for.
+
+    Nested, these are the order of shutdown: the innermost stops first. An error in one task cancels the body.
+    """
     async with anyio.create_task_group() as group:
-
-        async def wait() -> None:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for received in signals:
-                    log.info("stopping", signal=received.name)
-                    health.draining = True
-                    group.cancel_scope.cancel()
-                    return
-
-        group.start_soon(wait)
-        yield
+        yield group
         group.cancel_scope.cancel()
 
 

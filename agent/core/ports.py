@@ -40,7 +40,7 @@ class Rejected(Exception):
 class Exporter(Protocol[T_contra]):
     """One destination. `send` returns when the destination has confirmed every item of the batch.
 
-    Raises `TryLater` or `Rejected`; anything else is a bug. Retrying, batching and accounting belong to `agent.delivery`.
+    Raises `TryLater` or `Rejected`; anything else is a bug. Retrying, batching, accounting: `agent.delivery`.
     """
 
     name: str

@@ -1,0 +1,254 @@
+"""Every metric we export: name, type, unit, help, labels. /metrics, docs, rules and dashboards are checked against it.
+
+`name` is the name people query. A counter's name ends in ``_total``; a histogram's series add ``_bucket``, ``_sum``
+and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total``) must end in.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+MetricType = Literal["gauge", "counter", "histogram", "info"]
+
+
+class Metric(Struct, frozen=True):
+    """One metric family. Sample labels are exactly `labels`; a label whose value is empty is left out."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+
+
+GPU = ("node", "gpu", "uuid", "gpu_model", "simulated")
+LLM = ("node", "engine", "model", "source")
+NODE = ("node",)
+
+LATENCY_BOUNDS_SECONDS = (
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
+"""Whole-request durations. 2.0 is a bound on purpose: the latency alert must not interpolate."""
+
+FIRST_TOKEN_BOUNDS_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
+OUTPUT_TOKEN_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+
+CATALOGUE: tuple[Metric, ...] = (
+    # GPUs
+    Metric("engineroom_gpu_up", "gauge", "1 while the GPU answers; 0 when it is lost, hung or needs a reset.", GPU),
+    Metric(
+        "engineroom_gpu_info",
+        "gauge",
+        "Constant 1; the labels tell the GPU's bus id and its driver.",
+        (*GPU, "pci_bus_id", "driver_version", "cuda_version"),
+    ),
+    Metric("engineroom_gpu_state", "gauge", "1 for the state the GPU is in.", (*GPU, "state")),
+    Metric(
+        "engineroom_gpu_utilization_ratio",
+        "gauge",
+        "Share of the driver's last window with a kernel running.",
+        GPU,
+        "ratio",
+    ),
+    Metric(
+        "engineroom_gpu_memory_utilization_ratio",
+        "gauge",
+        "Share of the driver's last window with the memory controller busy; not how full the memory is.",
+        GPU,
+        "ratio",
+    ),
+    Metric(
+        "engineroom_gpu_memory_used_bytes", "gauge", "Device memory in use, without the driver's reserve.", GPU, "bytes"
+    ),
+    Metric("engineroom_gpu_memory_free_bytes", "gauge", "Device memory free.", GPU, "bytes"),
+    Metric("engineroom_gpu_memory_reserved_bytes", "gauge", "Device memory the driver keeps for itself.", GPU, "bytes"),
+    Metric("engineroom_gpu_memory_total_bytes", "gauge", "Device memory installed.", GPU, "bytes"),
+    Metric("engineroom_gpu_memory_used_ratio", "gauge", "Device memory in use, of what is installed.", GPU, "ratio"),
+    Metric("engineroom_gpu_temperature_celsius", "gauge", "Core temperature.", GPU, "celsius"),
+    Metric("engineroom_gpu_memory_temperature_celsius", "gauge", "Memory temperature.", GPU, "celsius"),
+    Metric(
+        "engineroom_gpu_temperature_slowdown_celsius",
+        "gauge",
+        "Core temperature at which the GPU slows down.",
+        GPU,
+        "celsius",
+    ),
+    Metric("engineroom_gpu_power_watts", "gauge", "Power drawn by the board.", GPU, "watts"),
+    Metric("engineroom_gpu_power_limit_watts", "gauge", "Enforced power limit.", GPU, "watts"),
+    Metric(
+        "engineroom_gpu_energy_joules_total",
+        "counter",
+        "Energy drawn; the driver's counter, or power integrated over time where there is none.",
+        (*GPU, "source"),
+        "joules",
+    ),
+    Metric(
+        "engineroom_gpu_clock_hertz",
+        "gauge",
+        "Clock of a domain (sm, memory, graphics, video).",
+        (*GPU, "domain"),
+        "hertz",
+    ),
+    Metric(
+        "engineroom_gpu_throttle_seconds_total",
+        "counter",
+        "Time for which a reason to lower the clocks was seen active.",
+        (*GPU, "reason"),
+        "seconds",
+    ),
+    Metric(
+        "engineroom_gpu_process_memory_bytes",
+        "gauge",
+        "Device memory held by all processes of a kind (compute, graphics, mps).",
+        (*GPU, "kind"),
+        "bytes",
+    ),
+    Metric("engineroom_gpu_processes", "gauge", "Processes that hold device memory.", GPU),
+    Metric(
+        "engineroom_gpu_slot_seconds_total",
+        "counter",
+        "GPU time booked to a state; the states of a GPU add up to wall time.",
+        ("node", "uuid", "state"),
+        "seconds",
+    ),
+    # Engines, in canonical signals
+    Metric("engineroom_llm_up", "gauge", "1 while the engine's metrics can be read.", ("node", "engine", "kind")),
+    Metric("engineroom_llm_ready", "gauge", "1 while the engine says that it serves.", ("node", "engine", "kind")),
+    Metric("engineroom_llm_requests_total", "counter", "Requests ended, by outcome.", (*LLM, "outcome")),
+    Metric("engineroom_llm_request_duration_seconds", "histogram", "First byte in to last byte out.", LLM, "seconds"),
+    Metric(
+        "engineroom_llm_time_to_first_token_seconds", "histogram", "First byte in to first token out.", LLM, "seconds"
+    ),
+    Metric(
+        "engineroom_llm_time_per_output_token_seconds",
+        "histogram",
+        "Per request, mean time between output tokens.",
+        LLM,
+        "seconds",
+    ),
+    Metric(
+        "engineroom_llm_queue_seconds", "histogram", "Time waited inside the engine before work began.", LLM, "seconds"
+    ),
+    Metric(
+        "engineroom_llm_tokens_total",
+        "counter",
+        "Tokens, in disjoint kinds: input (computed), input_cached, output.",
+        (*LLM, "kind"),
+    ),
+    Metric("engineroom_llm_requests_running", "gauge", "Requests the engine works on now.", LLM),
+    Metric("engineroom_llm_requests_waiting", "gauge", "Requests that wait inside the engine.", LLM),
+    Metric("engineroom_llm_kv_cache_usage_ratio", "gauge", "Share of the KV cache in use.", LLM, "ratio"),
+    Metric("engineroom_llm_preemptions_total", "counter", "Requests put back by the engine for lack of KV cache.", LLM),
+    # Money
+    Metric(
+        "engineroom_cost_total",
+        "counter",
+        "GPU cost booked, in whole units of the currency; never decreases.",
+        ("node", "state", "tenant", "model", "currency"),
+    ),
+    Metric(
+        "engineroom_cost_gpu_hour",
+        "gauge",
+        "Price of one GPU hour in force now.",
+        ("node", "gpu", "uuid", "gpu_model", "currency"),
+    ),
+    # Alerts on the node
+    Metric(
+        "engineroom_alerts", "gauge", "Alerts of the node's own rules in a state (pending, firing).", ("node", "state")
+    ),
+    Metric(
+        "engineroom_rule_evaluation_seconds", "gauge", "Time the last evaluation of all rules took.", NODE, "seconds"
+    ),
+    Metric("engineroom_rule_failures", "gauge", "Rules whose last evaluation failed.", NODE),
+    Metric(
+        "engineroom_alerts_delivered_total",
+        "counter",
+        "Alert states confirmed by a destination.",
+        ("node", "destination"),
+    ),
+    Metric(
+        "engineroom_alerts_rejected_total",
+        "counter",
+        "Alert states a destination refused for good.",
+        ("node", "destination"),
+    ),
+    Metric(
+        "engineroom_alerts_pending",
+        "gauge",
+        "Alert states not yet confirmed by a destination.",
+        ("node", "destination"),
+    ),
+    # The agent itself
+    Metric("engineroom_build_info", "gauge", "Constant 1; the label tells the version.", ("node", "version")),
+    Metric("engineroom_cycle_up", "gauge", "1 when the last run of a periodic part succeeded.", ("node", "cycle")),
+    Metric(
+        "engineroom_cycle_runs_total", "counter", "Runs of a periodic part, by result.", ("node", "cycle", "result")
+    ),
+    Metric(
+        "engineroom_cycle_missed_total",
+        "counter",
+        "Turns of a periodic part skipped because it was late.",
+        ("node", "cycle"),
+    ),
+    Metric(
+        "engineroom_cycle_last_seconds",
+        "gauge",
+        "Time the last run of a periodic part took.",
+        ("node", "cycle"),
+        "seconds",
+    ),
+    Metric("engineroom_gpu_data_age_seconds", "gauge", "Age of the newest GPU reading.", NODE, "seconds"),
+    Metric("engineroom_gpu_reader_restarts_total", "counter", "Times the GPU reader process was replaced.", NODE),
+    Metric(
+        "engineroom_nvml_call_seconds_total",
+        "counter",
+        "Time spent inside an NVML function.",
+        ("node", "call"),
+        "seconds",
+    ),
+    Metric("engineroom_nvml_calls_total", "counter", "Calls of an NVML function.", ("node", "call")),
+    Metric(
+        "engineroom_engine_scrape_seconds",
+        "gauge",
+        "Time the last scrape of an engine took.",
+        ("node", "engine"),
+        "seconds",
+    ),
+    Metric("engineroom_history_series", "gauge", "Series kept in memory for rules and queries.", NODE),
+    Metric("engineroom_history_bytes", "gauge", "Memory used by the kept series.", NODE, "bytes"),
+    Metric(
+        "engineroom_history_dropped_samples_total",
+        "counter",
+        "Samples not kept in memory, by reason.",
+        ("node", "reason"),
+    ),
+    Metric("engineroom_records_accepted_total", "counter", "Request events stored durably, by kind.", ("node", "kind")),
+    Metric(
+        "engineroom_series_overflow_total", "counter", "Samples counted into the label value `other` at the cap.", NODE
+    ),
+    Metric(
+        "engineroom_clock_step_seconds",
+        "gauge",
+        "How far the wall clock stepped against the bill's clock.",
+        NODE,
+        "seconds",
+    ),
+)
+
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in CATALOGUE}

@@ -1,0 +1,1 @@
+"""Money and GPU time: integers that add up to the bill."""

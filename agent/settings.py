@@ -1,0 +1,61 @@
+"""Settings of the node itself: its name, its folder, its own listeners. Sections `node`, `storage`, `api`."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """A section of engineroom.yaml: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` -> (host, port). Raises ValueError with what was expected."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
+        raise ValueError(f"expected host:port such as 127.0.0.1:9440, got {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class NodeSettings(Section):
+    """Who this node is."""
+
+    name: str | None = Field(None, description="Name shown in labels and pages. Default: the host's name.")
+
+
+class StorageSettings(Section):
+    """Where the agent keeps what must survive a restart."""
+
+    data_dir: Path | None = Field(
+        None,
+        description="Folder for the ledger and the lock. Default: /var/lib/engineroom for root, "
+        "else ~/.local/state/engineroom.",
+    )
+    history_seconds: float = Field(
+        1800, ge=60, le=86400, description="How long every series is kept in memory for rules and queries."
+    )
+    history_bytes: int = Field(
+        48 * 2**20,
+        ge=2**20,
+        description="Most memory the series may take; new series beyond it are dropped and counted.",
+    )
+
+
+class ApiSettings(Section):
+    """The agent's own listeners."""
+
+    listen: str = Field("127.0.0.1:9440", description="Address of the page, /metrics and the APIs. host:port.")
+    probes_listen: str = Field(
+        "127.0.0.1:9441", description="Address of /livez, /readyz and /startupz, which need no authentication."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Further host names under which people reach the page; IP addresses and localhost always work."
+    )
+
+    @field_validator("listen", "probes_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value

@@ -1,0 +1,1 @@
+"""What leaves the node; one file per destination. Imports agent.core only."""

@@ -1,0 +1,140 @@
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import anyio
+import pytest
+from anyio.abc import TaskStatus
+
+from agent.lifecycle import BillClock, Health, boot_ns, every, running, unix_ns, until_signal
+
+
+async def test_a_failing_cycle_leaves_the_others_running_and_shows_as_its_health() -> None:
+    health, done = Health(), anyio.Event()
+    runs = 0
+
+    async def good() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            done.set()
+
+    async def bad() -> None:
+        raise OSError("the disk is on fire")
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(every, "good", 0.01, good, health)
+            group.start_soon(every, "bad", 0.01, bad, health)
+            await done.wait()
+            group.cancel_scope.cancel()
+    assert health.cycles["good"].ok
+    assert health.failing() == {"bad": "OSError: the disk is on fire"}
+    assert health.cycles["bad"].failures >= 1
+
+
+async def test_strict_cycles_raise() -> None:
+    async def bad() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await every("bad", 1, bad, Health(), strict=True)
+
+
+async def test_a_late_cycle_skips_turns_and_counts_them() -> None:
+    health, turns, done = Health(), 0, anyio.Event()
+
+    async def slow() -> None:
+        nonlocal turns
+        turns += 1
+        end = boot_ns() + 35_000_000
+        while boot_ns() < end:  # a step that hogs the loop for three and a half intervals
+            pass
+        if turns == 2:
+            done.set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(every, "slow", 0.01, slow, health)
+            await done.wait()
+            group.cancel_scope.cancel()
+    assert health.cycles["slow"].missed >= 3
+
+
+async def test_a_failing_cycle_is_not_a_stalled_one_so_that_a_full_disk_is_no_crash_loop() -> None:
+    health = Health()
+    cycle = health.cycle("settlement", 1.0, essential=True)
+    cycle.last_end_boot_ns = boot_ns()
+    assert not health.stalled()
+    cycle.last_end_boot_ns -= 40 * 10**9
+    assert list(health.stalled()) == ["settlement"]
+
+
+async def test_readiness_waits_for_every_essential_cycle() -> None:
+    health = Health()
+    health.cycle("gpus", essential=True)
+    health.cycle("extra")
+    assert health.waiting() == ["gpus"]
+
+
+async def test_a_signal_is_a_wish_to_stop_not_an_error() -> None:
+    health = Health()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            await group.start(partial(until_signal, health))
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert health.draining
+
+
+async def test_nested_groups_stop_from_the_inside_out() -> None:
+    stopped: list[str] = []
+
+    async def part(name: str, *, task_status: TaskStatus[None]) -> None:
+        try:
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            stopped.append(name)
+
+    with anyio.fail_after(10):
+        async with running() as outer:
+            await outer.start(part, "outer")
+            async with running() as inner:
+                await inner.start(part, "inner")
+    assert stopped == ["inner", "outer"]
+
+
+def test_the_bill_clock_goes_on_from_its_anchor() -> None:
+    clock = BillClock(1_000, boot_ns())
+    assert 1_000 <= clock.now_ns() < 1_000 + 10**9
+    assert abs(clock.steps_ns() - (unix_ns() - clock.now_ns())) < 10**9
+
+
+ORPHAN = '''
+import subprocess, sys
+child = """
+import signal
+from agent.lifecycle import end_with_parent
+end_with_parent(); print("up", flush=True); signal.pause()
+"""
+p = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+p.stdout.readline(); print(p.pid, flush=True); sys.stdin.read()
+'''
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        orphan = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        # A pidfd becomes readable when its process has ended.
+        import select
+
+        readable, _, _ = select.select([orphan], [], [], 10)
+        assert readable
+        os.close(orphan)
