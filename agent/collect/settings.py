@@ -1,0 +1,93 @@
+"""The `engines` section of the config file: which inference servers to watch, and how."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class EngineSettings(BaseModel):
+    """One inference server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[
+        str | None,
+        Field(min_length=1, description="Name under which the engine is shown; host:port of its address by default."),
+    ] = None
+    url: Annotated[
+        str,
+        Field(description="Base address of the engine, for example http://127.0.0.1:8000, without /metrics or /v1."),
+    ]
+    kind: Annotated[
+        Literal["auto", "vllm", "llamacpp"],
+        Field(description="Which server it is; auto tells it from the content of the metrics page."),
+    ] = "auto"
+    gpus: Annotated[
+        tuple[str, ...],
+        Field(
+            description="GPUs the engine works on, by UUID or index; found through its processes when left empty.",
+        ),
+    ] = ()
+    interval_seconds: Annotated[float, Field(ge=0.5, le=300, description="Seconds between two scrapes.")] = 5.0
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="Seconds that one scrape may take, from connecting to the last byte.")
+    ] = 4.0
+    token_file: Annotated[
+        Path | None,
+        Field(description="File with a bearer token to send, for an engine whose metrics need one (--api-key)."),
+    ] = None
+
+    @field_validator("url")
+    @classmethod
+    def _base_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        try:
+            port_is_good = parts.port != 0
+        except ValueError:
+            port_is_good = False
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000, got {url!r}")
+        if parts.username or parts.password:
+            raise ValueError("expected an address without user and password: put a token into token_file")
+        if parts.query or parts.fragment:
+            raise ValueError(f"expected an address without ? and #, got {url!r}")
+        path = parts.path.rstrip("/")
+        if path.endswith(("/metrics", "/v1")):
+            base = url[: url.rindex(path)] + path.rsplit("/", 1)[0]
+            raise ValueError(f"expected the engine's base address: write {base!r} instead of {url!r}")
+        return url.rstrip("/")
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indexes_as_text(cls, gpus: object) -> object:
+        """YAML reads `[0, 1]` as numbers; both spellings mean the same."""
+        if isinstance(gpus, list | tuple):
+            return tuple(str(gpu) if isinstance(gpu, int) and not isinstance(gpu, bool) else gpu for gpu in gpus)
+        return gpus
+
+
+class EnginesSettings(BaseModel):
+    """Section `engines`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    discover: Annotated[
+        bool,
+        Field(
+            description="With no targets given: look every 30 seconds for engines that listen on their default ports "
+            "of this machine, and watch them."
+        ),
+    ] = True
+    targets: Annotated[tuple[EngineSettings, ...], Field(description="The engines to watch.")] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EnginesSettings":
+        shown = [target.name or urlsplit(target.url).netloc for target in self.targets]
+        twice = sorted({name for name in shown if shown.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"expected engines with different names, but {', '.join(twice)} is there twice: set `name`"
+            )
+        return self
