@@ -1,0 +1,1 @@
+"""Alerts: rule files in, states of alerts out."""

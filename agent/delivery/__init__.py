@@ -1,0 +1,1 @@
+"""Getting items to destinations: retry and drop accounting, once for all of them."""

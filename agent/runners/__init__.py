@@ -1,0 +1,1 @@
+"""The pulses between stations: series to alerts, readings and records to the ledger."""
