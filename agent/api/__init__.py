@@ -1,0 +1,1 @@
+"""What people and programs ask of the agent over HTTP: the page, Prometheus' API, cost reports, ingest, probes."""

@@ -1,0 +1,32 @@
+"""All paths of the agent's HTTP port, put together into one FastAPI application."""
+
+from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
+
+from agent.api.cost import cost_router
+from agent.api.ingest import ingest_router
+from agent.api.page import page_router
+from agent.api.probe_routes import probe_router
+from agent.api.problems import add_problem_handlers
+from agent.api.prometheus import prometheus_router
+from agent.api.scrape import scrape_router
+from agent.api.security import OwnHostOnly
+from agent.api.services import NodeServices
+
+_WORTH_COMPRESSING_BYTES = 1400  # what one packet carries anyway
+_GZIP_LEVEL = 4  # the page at level 9 takes three times as long for 3 % less
+
+
+def build_api(node: NodeServices) -> FastAPI:
+    """The application for port 9440. It starts nothing: whoever serves it owns the tasks."""
+    app = FastAPI(title="engineroom", version=node.version, docs_url=None, redoc_url=None)
+    add_problem_handlers(app)
+    app.include_router(page_router(node))
+    app.include_router(probe_router(node.health))
+    app.include_router(scrape_router(node))
+    app.include_router(prometheus_router(node))
+    app.include_router(cost_router(node))
+    app.include_router(ingest_router(node))
+    app.add_middleware(GZipMiddleware, minimum_size=_WORTH_COMPRESSING_BYTES, compresslevel=_GZIP_LEVEL)
+    app.add_middleware(OwnHostOnly, names=node.hosts)
+    return app

@@ -1,0 +1,146 @@
+"""What the API needs from the rest of the agent, as Protocols and plain values; the composition root fills it in."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from agent.core.board import Board
+from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
+from agent.core.requests import RecordBatch, RecordReceipt
+from agent.lifecycle import Health, boot_ns, unix_ns
+
+
+class Line(NamedTuple):
+    """One series of an answer: its labels (with ``__name__`` where the query kept it) and (Unix ms, value) points."""
+
+    labels: dict[str, str]
+    points: list[tuple[int, float]]
+
+
+class Answer(NamedTuple):
+    """An instant query's result. A scalar is one line without labels; a string is in `text`."""
+
+    kind: Literal["scalar", "string", "vector", "matrix"]
+    lines: list[Line]
+    text: str = ""
+
+
+class QueryRefused(Exception):
+    """The query cannot be parsed or is not supported. `kind` is Prometheus' error type."""
+
+    def __init__(self, reason: str, kind: Literal["bad_data", "execution"] = "bad_data") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind: Literal["bad_data", "execution"] = kind
+
+
+class Queries(Protocol):
+    """PromQL over the history. Instants are Unix milliseconds. Both raise `QueryRefused`."""
+
+    def instant(self, query: str, at_ms: int) -> Answer: ...
+
+    def range(self, query: str, start_ms: int, end_ms: int, step_ms: int) -> list[Line]: ...
+
+    def series(self, selector: str | None, start_ms: int, end_ms: int) -> list[dict[str, str]]:
+        """Labels of every kept series that `selector` selects (all of them for None) with a sample in the window."""
+        ...
+
+
+class AlertView(Struct, frozen=True, kw_only=True):
+    """One pending or firing alert, rendered."""
+
+    name: str
+    state: Literal["pending", "firing"]
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    active_at_ns: int
+    value: float | None = None
+    fired_at_ns: int | None = None
+
+
+class RuleView(Struct, frozen=True, kw_only=True):
+    """One rule and how its last evaluation went."""
+
+    kind: Literal["alerting", "recording"]
+    name: str
+    query: str
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    for_seconds: float = 0.0
+    keep_firing_for_seconds: float = 0.0
+    health: Literal["unknown", "ok", "err"] = "unknown"
+    error: str = ""
+    evaluation_seconds: float = 0.0
+    evaluated_at_ns: int | None = None
+    alerts: tuple[AlertView, ...] = ()
+
+
+class GroupView(Struct, frozen=True, kw_only=True):
+    """A rule group of one file."""
+
+    name: str
+    file: str
+    interval_seconds: float
+    rules: tuple[RuleView, ...]
+    evaluation_seconds: float = 0.0
+    evaluated_at_ns: int | None = None
+    limit: int = 0
+
+
+class DeliveryView(Struct, frozen=True, kw_only=True):
+    """How one destination is doing. `ok` is None before the first attempt."""
+
+    destination: str
+    ok: bool | None = None
+    reason: str = ""
+    pending: int | None = None
+    delivered: int | None = None
+    rejected: int | None = None
+    last_success_at_ns: int | None = None
+
+
+class Ledger(Protocol):
+    """The part of the ledger that answers questions."""
+
+    async def report(self, query: ReportQuery, /) -> Report: ...
+
+    async def reconcile(self) -> Reconciliation: ...
+
+    async def request_cost(self, request_id: str, /) -> RequestCost | None: ...
+
+
+Accept = Callable[[RecordBatch], Awaitable[RecordReceipt]]
+
+
+def _nothing() -> tuple[()]:
+    return ()
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeServices:
+    """Everything the API reads. `price_source` says where prices come from, for people; empty when there are none.
+
+    `simulated` and `hold_scale` are sentences shown on the page while they apply; empty otherwise. `hosts` are the
+    names, besides loopback names and IP addresses, under which this agent may be asked for (Host header).
+    """
+
+    node: str
+    version: str
+    board: Board
+    health: Health
+    queries: Queries
+    ledger: Ledger
+    accept: Accept
+    render_metrics: Callable[[bool], bytes]
+    rule_groups: Callable[[], Sequence[GroupView]] = _nothing
+    prices: Callable[[], Sequence[GpuPrice]] = _nothing
+    price_source: str = ""
+    deliveries: Callable[[], Sequence[DeliveryView]] = _nothing
+    simulated: str = ""
+    hold_scale: str = ""
+    time_zone: str = "UTC"
+    hosts: frozenset[str] = frozenset()
+    unix_ns: Callable[[], int] = unix_ns
+    boot_ns: Callable[[], int] = boot_ns

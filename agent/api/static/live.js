@@ -1,0 +1,49 @@
+// Keeps the page current: asks for its live part every two seconds and swaps the sections that changed.
+const EVERY_MS = 2000;
+const GIVE_UP_MS = 8000;
+const lost = document.getElementById("lost");
+let last = new Date();
+let timer = 0;
+let busy = false;
+
+function swap(html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  for (const section of fresh.body.children) {
+    const shown = document.getElementById(section.id);
+    if (shown === null || shown.outerHTML === section.outerHTML) continue;
+    // A section in which the reader has marked text or set the focus stays as it is until they are done.
+    const selection = getSelection();
+    const reading = selection && !selection.isCollapsed && shown.contains(selection.anchorNode);
+    if (reading || shown.contains(document.activeElement)) continue;
+    shown.replaceWith(document.adoptNode(section));
+  }
+}
+
+async function refresh() {
+  if (busy || document.hidden) return;
+  busy = true;
+  try {
+    const answer = await fetch("/fragment", { cache: "no-store", signal: AbortSignal.timeout(GIVE_UP_MS) });
+    if (!answer.ok) throw new Error(String(answer.status));
+    swap(await answer.text());
+    last = new Date();
+    lost.hidden = true;
+    document.body.classList.remove("stale");
+  } catch {
+    document.getElementById("lost-since").textContent = last.toLocaleTimeString();
+    lost.hidden = false;
+    document.body.classList.add("stale");
+  } finally {
+    busy = false;
+  }
+}
+
+function run() {
+  clearInterval(timer);
+  if (document.hidden) return;
+  refresh();
+  timer = setInterval(refresh, EVERY_MS);
+}
+
+document.addEventListener("visibilitychange", run);
+timer = setInterval(refresh, EVERY_MS);
