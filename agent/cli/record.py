@@ -1,0 +1,28 @@
+"""`engineroom record`: this node's GPUs as a machine file for the simulator and the tests."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from agent.collect.gpu.record import record_machine
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command's arguments."""
+    command = commands.add_parser(
+        "record",
+        help="record this node's GPUs for the test suite",
+        description="Asks every GPU of this node everything the agent reads and writes the answers, return codes "
+        "included, as a machine file.",
+    )
+    command.add_argument("file", type=Path, help="file to write")
+    command.set_defaults(handler=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Record; `ConfigError` when there is no driver."""
+    machine = record_machine()
+    options.file.write_text(json.dumps(machine, indent=2) + "\n")
+    print(f"{options.file}: {len(machine['gpus'])} GPUs", file=sys.stderr)
+    return 0

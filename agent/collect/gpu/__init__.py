@@ -1,0 +1,1 @@
+"""NVML in, `GpuSnapshot`s out: a supervised child process owns the driver's library, this process stays clean."""

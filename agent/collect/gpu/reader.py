@@ -1,0 +1,95 @@
+"""The GPU reader: a process that owns NVML. Ticks in and readings out over the socket it was given; see frames.py.
+
+A wedged driver call can make a process impossible to kill, so this one is kept expendable: no locks, no files, one
+thread, few imports. It ends when its supervisor closes the socket or dies.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from agent.collect.gpu.driver import Driver, Replace
+from agent.collect.gpu.frames import Answer, FrameBuffer, GpuRead, Tick, TickEnded, decode_tick, encode
+from agent.collect.gpu.meters import NS
+
+_PR_SET_PDEATHSIG = 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options that the supervisor gives to every reader."""
+    options = argparse.ArgumentParser(prog="agent.collect.gpu.reader", description=__doc__)
+    options.add_argument("--fd", type=int, required=True, help="inherited end of a connected socket pair")
+    options.add_argument("--interval", type=float, default=1.0, help="seconds between ticks")
+    options.add_argument("--slow-interval", type=float, default=10.0, help="seconds between readings of dear values")
+    return options
+
+
+def serve(connection: socket.socket, driver: Driver, before_tick: Callable[[Tick], None] | None = None) -> int:
+    """Answer ticks until the other end closes. Returns the exit status."""
+
+    def send(answer: Answer) -> None:
+        connection.sendall(encode(answer))
+
+    def end_tick() -> None:
+        calls = driver.calls
+        send(
+            TickEnded(
+                driver=driver.state,
+                message=driver.message,
+                call_seconds=calls.seconds,
+                calls=calls.counts,
+                errors=calls.errors,
+            )
+        )
+
+    frames = FrameBuffer()
+    try:
+        while data := connection.recv(65536):
+            for body in frames.feed(data):
+                tick = decode_tick(body)
+                if before_tick is not None:
+                    before_tick(tick)
+                try:
+                    for reading in driver.tick(tick, send):
+                        send(GpuRead(reading=reading))
+                finally:
+                    # Also when this process is to be replaced: the supervisor is told why.
+                    end_tick()
+    except Replace as wish:
+        return wish.status
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the supervisor has gone; nothing is left to answer
+    finally:
+        driver.close()
+    return 0
+
+
+def start(options: argparse.Namespace, before_tick: Callable[[Tick], None] | None = None, *, simulated: bool) -> int:
+    """Become a reader on the socket that `options` name."""
+    # Ctrl-C goes to the whole process group; the supervisor decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    driver = Driver(int(options.slow_interval * NS), int(options.interval * NS), simulated=simulated)
+    with socket.socket(fileno=options.fd) as connection:
+        return serve(connection, driver, before_tick)
+
+
+def _end_with_parent() -> None:
+    """As agent.lifecycle.end_with_parent, whose imports would add two thirds to the memory of this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the reader; returns its exit status."""
+    return start(parser().parse_args(arguments), simulated=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
