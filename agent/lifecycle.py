@@ -17,6 +17,8 @@ import structlog
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 
+from agent.core.ports import TryLater
+
 log = structlog.get_logger()
 
 NS = 1_000_000_000
@@ -155,9 +157,10 @@ def record_success(name: str, cycle: CycleHealth) -> None:
 
 
 def _record_failure(name: str, cycle: CycleHealth, error: Exception) -> None:
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    reason = str(error) if isinstance(error, TryLater) else f"{type(error).__name__}: {error}"
     if cycle.ok is not False or cycle.error != reason:  # once per change, not once per run
-        log.error("cycle_failed", cycle=name, reason=reason, exc_info=error)
+        expected = isinstance(error, TryLater)  # its reason says all there is; a trace would only hide it
+        log.error("cycle_failed", cycle=name, reason=reason, exc_info=None if expected else error)
     cycle.ok, cycle.error = False, reason
     cycle.failures += 1
 

@@ -1,8 +1,18 @@
 """Settings of the node itself: its name, its folder, its own listeners. Sections `node`, `storage`, `api`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+def _from_the_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return folder / path if folder is not None else path
+
+
+ConfigPath = Annotated[Path, AfterValidator(_from_the_folder)]
+"""A path in the configuration: relative to the file that names it, wherever the program was started."""
 
 
 class Section(BaseModel):
@@ -28,7 +38,7 @@ class NodeSettings(Section):
 class StorageSettings(Section):
     """Where the agent keeps what must survive a restart."""
 
-    data_dir: Path | None = Field(
+    data_dir: ConfigPath | None = Field(
         None,
         description="Folder for the ledger and the lock. Default: /var/lib/engineroom for root, "
         "else ~/.local/state/engineroom.",

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import structlog
@@ -13,8 +13,6 @@ from agent.core.ports import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from uvicorn._types import ASGIApplication
 
 log = structlog.get_logger()
 
@@ -52,7 +50,7 @@ def listen(host: str, port: int, key: str = "api.listen") -> socket.socket:
 
 
 async def serve(
-    app: "ASGIApplication",
+    app: Callable[..., Any],
     host: str,
     port: int,
     *,

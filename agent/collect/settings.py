@@ -1,10 +1,11 @@
 """The `engines` section of the config file: which inference servers to watch, and how."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agent.settings import ConfigPath
 
 
 class EngineSettings(BaseModel):
@@ -35,7 +36,7 @@ class EngineSettings(BaseModel):
         float, Field(gt=0, le=60, description="Seconds that one scrape may take, from connecting to the last byte.")
     ] = 4.0
     token_file: Annotated[
-        Path | None,
+        ConfigPath | None,
         Field(description="File with a bearer token to send, for an engine whose metrics need one (--api-key)."),
     ] = None
 

@@ -1,0 +1,255 @@
+"""The composition root of `engineroom run`: settings in, resources opened, stations wired, tasks nested.
+
+Shutdown is the nesting read backwards: first the API (nothing more comes in), then the readers and rules, then the
+last ticks are booked, then the last alerts go out, then the ledger and the folder are closed.
+"""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+
+import aiohttp
+import structlog
+from anyio.abc import TaskGroup
+
+from agent import __version__
+from agent.api.adapters import HistoryQueries, runner_groups
+from agent.api.app import build_api
+from agent.api.probes import serve_probes
+from agent.api.server import listen, serve
+from agent.api.services import DeliveryView, NodeServices
+from agent.collect.engines import EngineWatch
+from agent.collect.gpu.supervisor import GpuReader
+from agent.config import Settings
+from agent.core.alerts.alert import Alert, AlertState
+from agent.core.alerts.rulefile import KeptHistory, RuleGroup
+from agent.core.board import Board
+from agent.core.cost.prices import PriceBook
+from agent.core.metrics.samples import Sample
+from agent.core.metrics.series import History
+from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.requests import RequestRecord
+from agent.core.traffic import Traffic
+from agent.datafolder import DataFolder, default_folder, machine_id
+from agent.delivery.latest import LatestDelivery
+from agent.delivery.settings import AlertsDeliverySettings
+from agent.ledger.ledger import Ledger
+from agent.ledger.pricefile import load_prices
+from agent.lifecycle import Health, boot_ns, every, record_success, running, unix_ns, until_signal
+from agent.runners.publish import Publisher
+from agent.runners.rules import RuleRunner, load_rules
+from agent.runners.self_samples import delivery_samples, money_samples, rule_samples
+from agent.runners.settlement import Settlement
+from agent.settings import split_address
+from exporters.alertmanager import AlertmanagerExporter
+from exporters.prometheus import render
+
+log = structlog.get_logger()
+
+PUBLISH_SECONDS = 5.0
+SETTLE_SECONDS = 1.0
+
+
+def rules_of(settings: Settings) -> tuple[RuleGroup, ...]:
+    """The rule files, read and checked against the history that is kept. Raises `ConfigError`."""
+    kept = KeptHistory(int(settings.storage.history_seconds * 1000), "storage.history_seconds")
+    return load_rules(settings.rules.files, kept)
+
+
+def check_settings(settings: Settings) -> Iterator[str]:
+    """What the settings lead to, in lines for people; reads the files they name. Raises `ConfigError`."""
+    groups = rules_of(settings)
+    yield f"rules: {sum(len(group.rules) for group in groups)} in {len(groups)} groups"
+    prices = load_prices(settings.prices)
+    yield f"prices: in {prices.currency}" if prices else "prices: none, so GPU time is counted and not priced"
+    targets = settings.engines.targets
+    yield f"engines: {', '.join(t.name or t.url for t in targets)}" if targets else "engines: found by themselves"
+
+
+async def run(settings: Settings, reader_command: Sequence[str] | None = None) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    `reader_command` replaces the GPU reader's process (simulation). Raises `ConfigError` for what a user can mend, at
+    the start; a crash of a station later raises and ends the process.
+    """
+    groups, prices = rules_of(settings), load_prices(settings.prices)
+    path = settings.storage.data_dir or default_folder(dict(os.environ), is_root=os.geteuid() == 0)
+    api_host, api_port = split_address(settings.api.listen)
+    with DataFolder(path) as folder, closing(listen(api_host, api_port, "api.listen")) as api_socket:
+        node = settings.node.name or socket.gethostname()
+        with closing(await Ledger.open(folder.path / "ledger.sqlite", node)) as ledger:
+            log.info("starting", version=__version__, node=node, node_id=folder.node_id(machine_id()), data=str(path))
+            await Agent(settings, node, ledger, groups, prices, reader_command).run(api_socket)
+    log.info("stopped")
+
+
+class Deliveries:
+    """Alerts of this node to every Alertmanager. Made inside the event loop; `run` closes its session."""
+
+    def __init__(self, settings: AlertsDeliverySettings, node: str, page_url: str) -> None:
+        self._node = node
+        self._session = aiohttp.ClientSession()
+        self._latest = LatestDelivery[Alert](
+            [
+                AlertmanagerExporter(
+                    url,
+                    self._session,
+                    unix_ns,
+                    hold_seconds=4 * settings.resend_seconds,
+                    timeout_seconds=settings.timeout_seconds,
+                    generator_url=page_url,
+                )
+                for url in settings.alertmanagers
+            ],
+            state_of=lambda alert: (alert.state, alert.fired_at_ns),
+            is_closed=lambda alert: alert.state is AlertState.RESOLVED,
+            resend_seconds=settings.resend_seconds,
+        )
+
+    def offer(self, alerts: Sequence[Alert], _now_ns: int) -> None:
+        """The newest state of each alert. Never waits."""
+        for alert in alerts:
+            self._latest.offer(alert.fingerprint, alert)
+
+    async def run(self) -> None:
+        """Deliver until cancelled, then once more for what is unconfirmed."""
+        async with self._session:
+            await self._latest.run()
+
+    def samples(self) -> Iterator[Sample]:
+        """For /metrics."""
+        return delivery_samples(self._node, self._latest.counts(), self._latest.pending())
+
+    def views(self) -> list[DeliveryView]:
+        """For the page."""
+        pending = self._latest.pending()
+        return [
+            DeliveryView(
+                destination=name,
+                ok=not count.failing if count.delivered or count.failing else None,
+                reason=count.failing,
+                pending=pending[name],
+                delivered=count.delivered,
+                rejected=count.rejected,
+            )
+            for name, count in self._latest.counts().items()
+        ]
+
+
+class Agent:
+    """Every station of one node, built once and handed to each other."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node: str,
+        ledger: Ledger,
+        groups: Sequence[RuleGroup],
+        prices: PriceBook | None,
+        reader_command: Sequence[str] | None,
+    ) -> None:
+        self.settings = settings
+        self.node = node
+        self.ledger = ledger
+        self.prices = prices
+        self.health = Health()
+        self.clock = ledger.clock
+        self.board = Board(node=node)
+        storage = settings.storage
+        self.history = History(retention_seconds=storage.history_seconds, max_bytes=storage.history_bytes)
+        self.settlement = Settlement(
+            ledger,
+            prices,
+            node,
+            self.clock,
+            gpu_interval_seconds=settings.gpus.interval_seconds,
+            on_ended=self._on_ended,
+        )
+        self.delivery = Deliveries(settings.exporters, node, self._page_url())
+        self.rules = RuleRunner(groups, self.history, self.delivery.offer, node, settings.rules.hold_scale)
+        self.publisher = Publisher(
+            node=node,
+            version=__version__,
+            board=self.board,
+            history=self.history,
+            traffic=Traffic(),
+            health=self.health,
+            clock=self.clock,
+            extra=(
+                partial(rule_samples, node, self.rules),
+                partial(money_samples, node, self.settlement, self.board),
+                self.delivery.samples,
+            ),
+        )
+        self.gpus = GpuReader(settings.gpus, self._on_gpus, reader_command)
+        own_ports = {split_address(a)[1] for a in (settings.api.listen, settings.api.probes_listen)}
+        self.engines = EngineWatch(settings.engines, self._on_engine, self.health, own_ports)
+        self._gpu_cycle = self.health.cycle("gpus", settings.gpus.interval_seconds, essential=settings.gpus.enabled)
+
+    async def run(self, api_socket: socket.socket) -> None:
+        """Start from the outside in, wait for a signal, stop from the inside out."""
+        probes = split_address(self.settings.api.probes_listen)
+        api = split_address(self.settings.api.listen)
+        async with running() as outermost:
+            outermost.start_soon(partial(serve_probes, self.health, *probes, key="api.probes_listen"))
+            async with running() as deliveries:
+                deliveries.start_soon(self.delivery.run)
+                async with running() as stations:
+                    self._start_stations(stations)
+                    async with running() as inside:
+                        inside.start_soon(partial(serve, build_api(self.services()), *api, bound=api_socket))
+                        await until_signal(self.health)
+                await self.settlement.drain()
+
+    def _start_stations(self, group: TaskGroup) -> None:
+        def pulse(name: str, seconds: float, step: Callable[[], Awaitable[None]], *, essential: bool) -> None:
+            group.start_soon(partial(every, name, seconds, step, self.health, essential=essential))
+
+        if self.settings.gpus.enabled:
+            group.start_soon(self.gpus.run)
+        group.start_soon(self.engines.run)
+        pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
+        pulse("publish", PUBLISH_SECONDS, self.publisher.step, essential=False)
+        pulse("rules", self.settings.rules.interval_seconds, self._evaluate_rules, essential=True)
+
+    async def _evaluate_rules(self) -> None:
+        self.rules.evaluate(self.publisher.now_ms(), boot_ns())
+
+    def _on_gpus(self, snapshot: GpuSnapshot) -> None:
+        if snapshot.driver != "starting":
+            record_success("gpus", self._gpu_cycle)
+        self.publisher.on_gpus(snapshot)
+        self.settlement.observe_gpus(snapshot)
+
+    def _on_engine(self, snapshot: EngineSnapshot, raw: tuple[Sample, ...]) -> None:
+        self.publisher.on_engine(snapshot, raw)
+        self.settlement.observe_engine(snapshot)
+
+    def _on_ended(self, record: RequestRecord) -> None:
+        self.publisher.on_ended(self.settlement.engine_of(record.upstream), record)
+
+    def _page_url(self) -> str:
+        return f"http://{self.settings.api.listen}/"
+
+    def services(self) -> NodeServices:
+        """What the API reads of this node."""
+        prices, scale = self.settings.prices, self.settings.rules.hold_scale
+        return NodeServices(
+            node=self.node,
+            version=__version__,
+            board=self.board,
+            health=self.health,
+            queries=HistoryQueries(self.history),
+            ledger=self.ledger,
+            accept=self.settlement.accept,
+            render_metrics=lambda open_metrics: render(self.publisher.samples(), open_metrics=open_metrics),
+            rule_groups=runner_groups(self.rules, self.settings.rules.interval_seconds),
+            prices=self.settlement.prices_in_force,
+            price_source=str(prices.file or "the configuration file") if self.prices else "",
+            deliveries=self.delivery.views,
+            hold_scale=f"Rules hold {scale:g} times as long as their file says." if scale != 1 else "",
+            hosts=frozenset(self.settings.api.allowed_hosts),
+            unix_ns=self.clock.now_ns,
+        )

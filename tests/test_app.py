@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+
+from agent.app import check_settings
+from agent.config import load
+from agent.core.ports import ConfigError
+from docs.generate import ROOT
+
+
+def test_what_the_settings_lead_to(tmp_path: Path) -> None:
+    file = tmp_path / "engineroom.yaml"
+    file.write_text(
+        f"prices: {{file: {ROOT}/deploy/examples/prices.yaml, currency: USD}}\n"
+        "engines: {targets: [{name: a, url: 'http://127.0.0.1:8000'}]}\n"
+    )
+    lines = list(check_settings(load(file, {})))
+    assert lines[0].startswith("rules: ")
+    assert lines[1:] == ["prices: in USD", "engines: a"]
+
+
+def test_a_price_file_in_two_currencies_needs_a_choice(tmp_path: Path) -> None:
+    file = tmp_path / "engineroom.yaml"
+    file.write_text(f"prices: {{file: {ROOT}/deploy/examples/prices.yaml}}\n")
+    with pytest.raises(ConfigError, match=r"prices\.currency: there are books in .*CNY"):
+        list(check_settings(load(file, {})))
