@@ -1,0 +1,83 @@
+"""A request between its first event and its settlement: intervals, tokens over time, what it cost so far."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agent.core.requests import Usage
+
+NO_USAGE = Usage()
+
+
+class Booking(NamedTuple):
+    """Under what GPU time is booked. `bucket_ns` is the start of a minute, or of an hour for long quiet stretches."""
+
+    bucket_ns: int
+    gpu: str
+    account_ns: int
+    state: str
+    engine: str
+    model: str
+    tenant: str
+    outcome: str
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A request that is not settled. Instants are on the bill's clock; `ended_ns` None while it is in flight."""
+
+    id: str
+    upstream: str
+    engine: str
+    started_ns: int
+    model: str = ""
+    tenant: str = ""
+    ended_ns: int | None = None
+    outcome: str | None = None
+    first_token_ns: int | None = None
+    usage: Usage = NO_USAGE
+    points: list[tuple[int, int]] = field(default_factory=list)  # (instant, output tokens so far), ascending
+    gpu_ns: int = 0
+    nano: int = 0
+    seen_ns: int = 0  # in-flight time for which its GPUs were known
+    currency: str | None = None
+    unpriced: bool = False
+    provisional: dict[Booking, tuple[int, int]] = field(default_factory=dict)  # booked as in_flight
+    last_booking: Booking | None = None
+
+    @property
+    def model_is_booked(self) -> bool:
+        """True once time was booked: from then on model and tenant stay as they were first told."""
+        return self.last_booking is not None
+
+    @property
+    def cost_nano(self) -> int | None:
+        """None when no GPU of it is known, or one of them has no price."""
+        return None if self.unpriced or self.currency is None else self.nano
+
+    def overlap(self, start_ns: int, end_ns: int) -> tuple[int, int] | None:
+        """In-flight interval within [start, end). A rejected request never ran."""
+        if self.outcome == "rejected":
+            return None
+        start = max(start_ns, self.started_ns)
+        end = end_ns if self.ended_ns is None else min(end_ns, self.ended_ns)
+        return (start, end) if start < end else None
+
+    def is_silent(self, at_ns: int) -> bool:
+        """Open at `at_ns`, and no word of how many tokens it has."""
+        return self.ended_ns is None and not self.points and self.started_ns < at_ns
+
+    def tokens_at(self, at_ns: int) -> int:
+        """Output tokens by `at_ns`: straight lines between first token, progress events and end."""
+        if self.ended_ns is not None and at_ns >= self.ended_ns:
+            return self.usage.output_tokens or (self.points[-1][1] if self.points else 0)
+        before = (self.first_token_ns or self.started_ns, 0)
+        marks = list(self.points)
+        if self.ended_ns is not None:
+            marks.append((self.ended_ns, self.usage.output_tokens or (marks[-1][1] if marks else 0)))
+        for mark in marks:
+            if at_ns < mark[0]:
+                if at_ns <= before[0]:
+                    return before[1]
+                return before[1] + (mark[1] - before[1]) * (at_ns - before[0]) // (mark[0] - before[0])
+            before = mark
+        return before[1]

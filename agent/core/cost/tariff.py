@@ -1,0 +1,370 @@
+"""GPU and engine observations and request intervals in; every nanosecond of every GPU, priced, out.
+
+Time is cut into one-second ticks of the bill's clock, ticks into cells in which nothing about ownership changes. In a
+cell of length T the slots of an engine are active for ``A = U + (T - U) * min(1, X / T)``: U is the union of the
+in-flight intervals of its proxied requests, X the in-flight time of traffic that went past the sidecar. A is shared by
+in-flight time (after work charges, see `shares.share_active`), the rest is loaded_idle or warmup. The parts of a slot
+sum to the tick; the tick's money, by the bill clock, is split over them by largest remainder: parts and bill agree
+exactly.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from agent.core.cost.accounts import Account, open_account, reprice
+from agent.core.cost.bypass import Bypass
+from agent.core.cost.live import Booking, Live
+from agent.core.cost.money import split
+from agent.core.cost.prices import PriceBook
+from agent.core.cost.shares import Use, share_cell
+from agent.core.cost.slots import Owner, Period, Timeline
+from agent.core.readings import EngineSnapshot, GpuSnapshot
+
+NS = 1_000_000_000
+MINUTE_NS = 60 * NS
+HOUR_NS = 60 * MINUTE_NS
+IN_FLIGHT = "in_flight"  # outcome under which a request is booked until it ends
+
+
+@dataclass(slots=True)
+class Amount:
+    """What is booked: GPU time and money, and the requests that came to their end there."""
+
+    gpu_ns: int = 0
+    nano: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Closed:
+    """What one settlement step decided; the ledger writes it as one transaction."""
+
+    number: int
+    from_ns: int
+    through_ns: int
+    entries: dict[Booking, Amount] = field(default_factory=dict)
+    changed_accounts: list[Account] = field(default_factory=list)  # opened, or priced anew
+    currencies: dict[tuple[str, int], str | None] = field(default_factory=dict)  # (gpu, from_ns) -> of the account
+    accounts_through: dict[tuple[str, int], int] = field(default_factory=dict)  # (gpu, from_ns) -> closed up to
+    retired: list[tuple[str, int]] = field(default_factory=list)  # (gpu, from_ns) of accounts that end here
+    requests: dict[str, Live] = field(default_factory=dict)  # costs changed
+    settled: list[str] = field(default_factory=list)  # ids: their cost is final
+
+    def book(self, booking: Booking, gpu_ns: int, nano: int) -> None:
+        """Add to one entry."""
+        amount = self.entries.get(booking)
+        if amount is None:
+            amount = self.entries[booking] = Amount()
+        amount.gpu_ns += gpu_ns
+        amount.nano += nano
+
+
+class Tariff:
+    """All that is open. `through_ns` is the instant up to which everything is closed, None before the first GPU."""
+
+    def __init__(self, book: PriceBook | None, hold_ns: int = 3 * NS) -> None:
+        self.book = book
+        self.accounts: dict[str, Account] = {}  # gpu uuid -> the open account
+        self.live: dict[str, Live] = {}
+        self.through_ns: int | None = None
+        self.number = 0
+        self.timeline = Timeline(hold_ns)
+        self._models: dict[str, str] = {}
+        self._bypass: dict[str, Bypass] = {}
+        self._by_engine: dict[str, dict[str, Live]] = {}
+        self._settled: dict[str, list[Live]] = {}  # still needed to read the counters
+        self._changed: list[Account] = []
+        self._retired: list[tuple[str, int]] = []
+
+    def restore(self, accounts: Iterable[Account], through_ns: int, number: int) -> None:
+        """Go on where the ledger ends. Prices that the book changed since count from `through_ns` on, never before."""
+        self.through_ns, self.number = through_ns, number
+        for account in accounts:
+            now_open = reprice(account, self.book, max(through_ns, account.from_ns))
+            self.accounts[account.gpu] = now_open
+            if now_open is not account:
+                self._changed.append(now_open)
+
+    def retire(self, gpu: str) -> bool:
+        """The GPU is gone for good: its bill ends where it is closed now. False if it has no account."""
+        account = self.accounts.pop(gpu, None)
+        if account is not None:
+            self._retired.append((account.gpu, account.from_ns))
+        return account is not None
+
+    def see_gpus(self, at_ns: int, snapshot: GpuSnapshot) -> None:
+        """GPUs as seen at `at_ns`; a GPU never seen before gets an account from now on."""
+        if self.through_ns is not None and at_ns < self.through_ns:
+            return
+        self.timeline.see_gpus(at_ns, snapshot)
+        for gpu in snapshot.gpus:
+            account = self.accounts.get(gpu.uuid)
+            if account is None:
+                account = open_account(self.book, gpu.uuid, gpu.model, at_ns)
+                self.accounts[gpu.uuid] = account
+                self._changed.append(account)
+                if self.through_ns is None:
+                    self.through_ns = at_ns
+
+    def see_engine(self, at_ns: int, snapshot: EngineSnapshot) -> None:
+        """One scrape round of an engine, seen at `at_ns`."""
+        name = snapshot.status.engine
+        self.timeline.see_engine(at_ns, snapshot.status)
+        models = {reading.model for reading in snapshot.readings}
+        if models:
+            self._models[name] = models.pop() if len(models) == 1 else ""
+            counted = [
+                r.tokens_total["output"] for r in snapshot.readings if r.tokens_total and "output" in r.tokens_total
+            ]
+            running = [r.requests_running for r in snapshot.readings if r.requests_running is not None]
+            bypass = self._bypass.setdefault(name, Bypass())
+            bypass.scrape(at_ns, sum(counted) if counted else None, sum(running) if running else None)
+
+    def add(self, request: Live) -> None:
+        """A request began (or is loaded from the ledger after a restart)."""
+        self.live[request.id] = request
+        self._by_engine.setdefault(request.engine, {})[request.id] = request
+
+    def rename_engine(self, resolve: Callable[[str], str]) -> None:
+        """Find engines of requests again: an engine became known after its requests."""
+        for request in list(self.live.values()):
+            name = resolve(request.upstream)
+            if name != request.engine:
+                del self._by_engine[request.engine][request.id]
+                request.engine = name
+                self._by_engine.setdefault(name, {})[request.id] = request
+
+    def is_quiet(self, until_ns: int) -> bool:
+        """True when closing up to `until_ns` would book states only, and nothing else is waiting to be written."""
+        if self._changed or self._retired:
+            return False
+        return not any(r.started_ns < until_ns for r in self.live.values()) and all(
+            b.is_idle for b in self._bypass.values()
+        )
+
+    def close(self, until_ns: int, most_ticks: int = 600) -> Closed | None:
+        """Close up to `until_ns`, or less when that is more than `most_ticks` of work; None: nothing to do."""
+        if self.through_ns is None or until_ns <= self.through_ns:
+            return None
+        self.number += 1
+        closed = Closed(self.number, self.through_ns, self.through_ns)
+        while self.through_ns < until_ns and most_ticks > 0:
+            end = self._next_end(until_ns)
+            _Tick(self, closed, self.through_ns, end).close()
+            self.through_ns = end
+            self._roll_accounts(end, closed)
+            most_ticks -= 1
+        closed.through_ns = self.through_ns
+        closed.changed_accounts, self._changed = self._changed, []
+        closed.retired, self._retired = self._retired, []
+        for account in self.accounts.values():
+            closed.accounts_through[account.gpu, account.from_ns] = max(account.from_ns, self.through_ns)
+        self._settle_requests(closed)
+        self.timeline.forget_before(self.through_ns)
+        return closed
+
+    def _next_end(self, until_ns: int) -> int:
+        """End of the next stretch that is closed at once: a tick, or more where only states are booked."""
+        start = self.through_ns or 0
+        tick = min(until_ns, start - start % NS + NS)
+        period, change = self.timeline.period_at(start)
+        # Nobody watched: no request is booked, however many were in flight.
+        if period is not None and self._is_active(start, tick):
+            return tick
+        end = min(until_ns, start - start % MINUTE_NS + MINUTE_NS)
+        if start % HOUR_NS == 0 and until_ns >= start + HOUR_NS:
+            end = start + HOUR_NS
+        starts = [r.started_ns for r in self.live.values()] if period is not None else []
+        starts += [a.from_ns for a in self.accounts.values()] + self._price_starts()
+        limits = [at for at in starts if start < at < end]
+        if change is not None and start < change < end:
+            limits.append(change)
+        return max(tick, min(limits) - min(limits) % NS) if limits else max(tick, end)
+
+    def _is_active(self, start_ns: int, end_ns: int) -> bool:
+        if not all(bypass.is_idle for bypass in self._bypass.values()):
+            return True
+        return any(request.overlap(start_ns, end_ns) for request in self.live.values())
+
+    def _price_starts(self) -> list[int]:
+        if self.book is None:
+            return []
+        found = []
+        for account in self.accounts.values():
+            if account.currency is None:
+                at = self.book.priced_from(account.gpu_model, account.from_ns)
+                if at is not None:
+                    found.append(at)
+        return found
+
+    def _roll_accounts(self, at_ns: int, closed: Closed) -> None:
+        """A GPU whose first price takes effect now goes on under a priced account."""
+        for gpu, account in list(self.accounts.items()):
+            if account.currency is not None or self.book is None or account.from_ns >= at_ns:
+                continue
+            if self.book.price_at(account.gpu_model, at_ns) is not None:
+                closed.accounts_through[gpu, account.from_ns] = at_ns
+                follower = open_account(self.book, gpu, account.gpu_model, at_ns)
+                self.accounts[gpu] = follower
+                self._changed.append(follower)
+
+    def _settle_requests(self, closed: Closed) -> None:
+        through = closed.through_ns
+        for request in [r for r in self.live.values() if r.ended_ns is not None and r.ended_ns <= through]:
+            _finish(request, closed)
+            del self.live[request.id]
+            self._by_engine[request.engine].pop(request.id, None)
+            self._settled.setdefault(request.engine, []).append(request)
+        for engine, requests in self._settled.items():
+            bypass = self._bypass.get(engine)
+            for request in list(requests):
+                if bypass is None or not bypass.keeps(request):
+                    requests.remove(request)
+                    if bypass is not None:
+                        bypass.ended(request)
+
+    def model_of(self, engine: str) -> str:
+        """The model an engine serves, where it is one."""
+        return self._models.get(engine, "")
+
+    def live_of(self, engine: str) -> dict[str, Live]:
+        """Requests of an engine that are not settled."""
+        return self._by_engine.get(engine, {})
+
+    def bypass_of(self, engine: str, start_ns: int, end_ns: int) -> int:
+        """Bypass in-flight time to book for an engine on [start, end); asked once for each stretch."""
+        bypass = self._bypass.get(engine)
+        if bypass is None:
+            return 0
+        return bypass.take(start_ns, end_ns, [*self.live_of(engine).values(), *self._settled.get(engine, ())])
+
+    def skip_bypass(self, end_ns: int, asked: Iterable[str]) -> None:
+        """Engines that own no slot now: their counters are read, nothing is booked."""
+        for engine in self._bypass.keys() - set(asked):
+            self._bypass[engine].skip(end_ns)
+
+
+class _Tick:
+    """Closing of one stretch [start, end) of all slots."""
+
+    def __init__(self, tariff: Tariff, closed: Closed, start_ns: int, end_ns: int) -> None:
+        self._tariff = tariff
+        self._closed = closed
+        self._start = start_ns
+        self._end = end_ns
+        self._bypass: dict[tuple[str, int], int] = {}
+        self._intervals: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+        self._asked: set[str] = set()
+
+    def close(self) -> None:
+        uses: dict[str, dict[Use, int]] = {}
+        for start, end, period in self._cells():
+            shared: dict[tuple[Owner, ...], list[tuple[Use, int]]] = {}
+            for gpu, account in self._tariff.accounts.items():
+                if account.from_ns >= end:
+                    continue
+                view = period.of(gpu) if period is not None else None
+                if view is None or view.state is not None:
+                    parts = [(Use(view.state if view and view.state else "gap", ""), end - start)]
+                else:
+                    parts = shared.get(view.owners) or self._share(start, end, view.owners)
+                    shared[view.owners] = parts
+                slot = uses.setdefault(gpu, {})
+                for use, ns in parts:
+                    slot[use] = slot.get(use, 0) + ns
+        for gpu, slot in uses.items():
+            self._book(self._tariff.accounts[gpu], slot)
+        self._tariff.skip_bypass(self._end, self._asked)
+
+    def _cells(self) -> list[tuple[int, int, Period | None]]:
+        """The stretch, cut where ownership may change and where a slot begins."""
+        begins = sorted({a.from_ns for a in self._tariff.accounts.values() if self._start < a.from_ns < self._end})
+        cells = []
+        at = self._start
+        while at < self._end:
+            period, until = self._tariff.timeline.period_at(at)
+            end = self._end if until is None else min(until, self._end)
+            end = next((b for b in begins if at < b < end), end)
+            cells.append((at, end, period))
+            at = end
+        return cells
+
+    def _share(self, start: int, end: int, owners: tuple[Owner, ...]) -> list[tuple[Use, int]]:
+        intervals = {}
+        bypass = {}
+        for owner in owners:
+            key = (owner.engine, start)
+            if key not in self._intervals:
+                self._asked.add(owner.engine)
+                self._intervals[key] = self._in_flight(owner.engine, start, end)
+                self._bypass[key] = self._tariff.bypass_of(owner.engine, start, end)
+            intervals[owner.engine] = self._intervals[key]
+            bypass[owner.engine] = self._bypass[key]
+        return share_cell(end - start, owners, intervals, bypass)
+
+    def _in_flight(self, engine: str, start: int, end: int) -> list[tuple[str, int, int]]:
+        found = []
+        for request in self._tariff.live_of(engine).values():
+            piece = request.overlap(start, end)
+            if piece is not None:
+                found.append((request.id, *piece))
+                request.seen_ns += piece[1] - piece[0]
+        return found
+
+    def _book(self, account: Account, slot: dict[Use, int]) -> None:
+        self._closed.currencies[account.gpu, account.from_ns] = account.currency
+        start = max(self._start, account.from_ns)
+        ordered = sorted(slot.items())
+        nano = account.nano(start, self._end)
+        amounts = split(nano, [ns for _, ns in ordered])
+        span = HOUR_NS if self._end - self._start >= HOUR_NS else MINUTE_NS
+        bucket = self._start - self._start % span
+        for (use, ns), money in zip(ordered, amounts, strict=True):
+            if use.request_id:
+                request = self._tariff.live[use.request_id]
+                self._book_request(request, account, bucket, ns, money)
+            else:
+                model = self._tariff.model_of(use.engine) if use.engine else ""
+                booking = Booking(bucket, account.gpu, account.from_ns, use.state, use.engine, model, "", "")
+                self._closed.book(booking, ns, money)
+
+    def _book_request(self, request: Live, account: Account, bucket: int, ns: int, money: int) -> None:
+        outcome = request.outcome or IN_FLIGHT
+        booking = Booking(
+            bucket, account.gpu, account.from_ns, "request", request.engine, request.model, request.tenant, outcome
+        )
+        self._closed.book(booking, ns, money)
+        if request.outcome is None:
+            before = request.provisional.get(booking, (0, 0))
+            request.provisional[booking] = (before[0] + ns, before[1] + money)
+        request.last_booking = booking
+        request.gpu_ns += ns
+        request.nano += money
+        if account.currency is None:
+            request.unpriced = True
+        else:
+            request.currency = account.currency
+        self._closed.requests[request.id] = request
+
+
+def _finish(request: Live, closed: Closed) -> None:
+    """Give what was booked while it ran its outcome, and count the request where its last GPU time was booked."""
+    outcome = request.outcome or "error"
+    for booking, (ns, nano) in request.provisional.items():
+        closed.book(booking, -ns, -nano)
+        closed.book(booking._replace(outcome=outcome), ns, nano)
+    request.provisional = {}
+    end = request.ended_ns or request.started_ns
+    place = request.last_booking or Booking(
+        end - end % MINUTE_NS, "", 0, "request", request.engine, request.model, request.tenant, outcome
+    )
+    place = place._replace(outcome=outcome)
+    closed.book(place, 0, 0)
+    amount = closed.entries[place]
+    amount.requests += 1
+    amount.input_tokens += (request.usage.input_tokens or 0) + (request.usage.input_cached_tokens or 0)
+    amount.output_tokens += request.usage.output_tokens or 0
+    closed.requests[request.id] = request
+    closed.settled.append(request.id)

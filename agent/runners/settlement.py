@@ -1,0 +1,230 @@
+"""GPU snapshots, engine snapshots and request records in; settled GPU time and money in the ledger out."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from agent.core.cost.live import Live
+from agent.core.cost.prices import PriceBook
+from agent.core.cost.reports import GpuPrice
+from agent.core.cost.tariff import Closed, Tariff
+from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.requests import RecordBatch, RecordReceipt, RequestProgressed, RequestRecord, RequestStarted
+from agent.engines.addresses import endpoint
+from agent.ledger.ledger import CostKey, Ledger
+from agent.ledger.writing import LOST, Accepted
+
+log = structlog.get_logger()
+
+NS = 1_000_000_000
+QUIET_SECONDS = 5  # where nothing but states is booked, one transaction covers this much time
+SKEW_SAMPLES = 16
+
+
+class Clock(Protocol):
+    """The bill's clock: `agent.lifecycle.BillClock`, or a test's."""
+
+    def now_ns(self) -> int: ...
+
+
+def _ignore(_record: RequestRecord) -> None:
+    return None
+
+
+class Settlement:
+    """Feeds the tariff and writes what it decides. One per process; all methods are called from one event loop.
+
+    Time is closed `watermark_seconds` after it passed: events that arrive later than that change counts and outcomes,
+    no cost. After a restart the time in which no agent watched is booked as `gap`, and requests of that time cost what
+    was seen of them. A GPU that is no longer listed by a working driver stays on the bill as `broken`, one that cannot
+    be watched because the driver or its reader is away as `gap`, until `retire` is called.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prices: PriceBook | None,
+        node: str,
+        clock: Clock,
+        *,
+        watermark_seconds: float = 5.0,
+        gpu_interval_seconds: float = 1.0,
+        on_ended: Callable[[RequestRecord], None] = _ignore,
+    ) -> None:
+        self.node = node
+        self.prices = prices
+        opened = ledger.opened
+        # For /metrics, since the ledger began; they never decrease.
+        self.cost_nano: dict[CostKey, int] = dict(opened.cost_nano)  # (state, tenant, model, currency)
+        self.slot_ns: dict[tuple[str, str], int] = dict(opened.slot_ns)  # (gpu uuid, state)
+        self.accepted = {"start": 0, "progress": 0, "end": 0}
+        self.repeated = 0
+        self._ledger = ledger
+        self._clock = clock
+        self._watermark_ns = int(watermark_seconds * NS)
+        self._on_ended = on_ended
+        self._tariff = Tariff(prices, hold_ns=int(3 * max(gpu_interval_seconds, 1.0) * NS))
+        if opened.through_ns is not None:
+            self._tariff.restore(opened.accounts, opened.through_ns, opened.step)
+        for live in opened.live:
+            self._tariff.add(live)
+        self._prepared: Closed | None = None  # decided, not in the ledger yet
+        self._engines: dict[str, str] = {}  # host:port -> name
+        self._last_read_ns = -1
+        self._skews: dict[tuple[str, int], deque[int]] = {}
+
+    @property
+    def settled_through_ns(self) -> int | None:
+        """Everything before this instant of the bill's clock is closed."""
+        return self._tariff.through_ns
+
+    def observe_gpus(self, snapshot: GpuSnapshot) -> None:
+        """A new snapshot of the GPUs. The same one again says nothing new."""
+        if snapshot.read_at_ns == self._last_read_ns:
+            return
+        self._last_read_ns = snapshot.read_at_ns
+        self._tariff.see_gpus(self._clock.now_ns(), snapshot)
+
+    def observe_engine(self, snapshot: EngineSnapshot) -> None:
+        """One scrape round of an engine, failed ones too."""
+        name, address = snapshot.status.engine, endpoint(snapshot.status.url)
+        if self._engines.get(address) != name:
+            self._engines[address] = name
+            self._tariff.rename_engine(self.engine_of)
+        self._tariff.see_engine(self._clock.now_ns(), snapshot)
+
+    def forget_engine(self, name: str) -> None:
+        """The engine is no target any more: from now on its GPUs are judged by their processes alone."""
+        self._tariff.timeline.forget_engine(self._clock.now_ns(), name)
+
+    def engine_of(self, upstream: str) -> str:
+        """Name of the engine behind a sidecar's upstream; the address itself when no engine is known there."""
+        address = endpoint(upstream)
+        return self._engines.get(address, address)
+
+    def retire(self, gpu: str) -> bool:
+        """A GPU left this node for good: its bill ends. False when there is no such GPU."""
+        return self._tariff.retire(gpu)
+
+    async def accept(self, batch: RecordBatch) -> RecordReceipt:
+        """Store a sidecar's events durably, then let them count. Raises `TryLater` when they cannot be stored."""
+        skew = self._skew(batch)
+        accepted = await self._ledger.accept(batch, skew)
+        for started in accepted.started:
+            self._start(started, skew)
+        for progressed in accepted.progressed:
+            self._progress(progressed, skew)
+        for record in accepted.ended:
+            # A request that was taken for lost and settled keeps its cost; its outcome and tokens are in the ledger.
+            if record.id in self._tariff.live or record.id not in accepted.revised:
+                self._end(record, skew)
+        self._lose(accepted)
+        self.accepted["start"] += len(accepted.started)
+        self.accepted["progress"] += len(accepted.progressed)
+        self.accepted["end"] += len(accepted.ended)
+        self.repeated += accepted.receipt.repeated
+        for record in accepted.ended:
+            self._on_ended(record)
+        return accepted.receipt
+
+    def _skew(self, batch: RecordBatch) -> int:
+        """Bill clock minus the sidecar's: the least of the last samples, since a slow delivery only adds to it."""
+        key = (batch.sidecar, batch.epoch)
+        if key not in self._skews:
+            for old in [k for k in self._skews if k[0] == batch.sidecar]:
+                del self._skews[old]
+            self._skews[key] = deque(maxlen=SKEW_SAMPLES)
+        self._skews[key].append(self._clock.now_ns() - batch.sent_at_ns)
+        return min(self._skews[key])
+
+    def _start(self, event: RequestStarted, skew_ns: int) -> None:
+        self._tariff.add(
+            Live(
+                id=event.id,
+                upstream=event.upstream,
+                engine=self.engine_of(event.upstream),
+                started_ns=event.started_at_ns + skew_ns,
+                model=event.model or "",
+                tenant=event.tenant or "",
+            )
+        )
+
+    def _progress(self, event: RequestProgressed, skew_ns: int) -> None:
+        live = self._tariff.live.get(event.id)
+        if live is None or live.ended_ns is not None:
+            return
+        at = event.at_ns + skew_ns
+        if not live.points or live.points[-1][0] < at:
+            live.points.append((at, event.output_tokens))
+
+    def _end(self, record: RequestRecord, skew_ns: int) -> None:
+        live = self._tariff.live.get(record.id)
+        if live is None:
+            start = record.started_at_ns + skew_ns
+            live = Live(record.id, record.upstream, self.engine_of(record.upstream), start)
+            self._tariff.add(live)
+        if not live.model_is_booked:
+            live.model = record.model or live.model
+            live.tenant = record.tenant or live.tenant
+        live.ended_ns = max(live.started_ns, record.ended_at_ns + skew_ns)
+        live.outcome = record.outcome
+        live.usage = record.usage
+        if record.first_token_at_ns is not None:
+            live.first_token_ns = record.first_token_at_ns + skew_ns
+
+    def _lose(self, accepted: Accepted) -> None:
+        for request_id, heard_ns in accepted.lost.items():
+            live = self._tariff.live.get(request_id)
+            if live is not None and live.ended_ns is None:
+                live.ended_ns, live.outcome = max(live.started_ns, heard_ns), LOST
+
+    async def step(self) -> None:
+        """Close what is older than the watermark and write it, at most once; called every second.
+
+        Raises `TryLater` while the ledger cannot be written: the decided step is kept and offered again.
+        """
+        until = self._clock.now_ns() - self._watermark_ns
+        until -= until % NS
+        through = self._tariff.through_ns
+        short = through is not None and until - through < QUIET_SECONDS * NS
+        if self._prepared is None and short and self._tariff.is_quiet(until):
+            return
+        await self.settle_to(until)
+
+    async def drain(self) -> None:
+        """Close everything up to now: the agent is stopping."""
+        until = self._clock.now_ns()
+        while self._prepared or (self._tariff.through_ns is not None and self._tariff.through_ns < until):
+            await self.settle_to(until)
+
+    async def settle_to(self, until_ns: int) -> None:
+        """Close up to `until_ns` and write it, or write the step that could not be written before."""
+        if self._prepared is None:
+            self._prepared = self._tariff.close(until_ns)
+        if self._prepared is None:
+            return
+        await self._ledger.settle(self._prepared)
+        self._count(self._prepared)
+        self._prepared = None
+
+    def _count(self, closed: Closed) -> None:
+        currencies = closed.currencies
+        for booking, amount in closed.entries.items():
+            if not booking.gpu:
+                continue
+            slot = (booking.gpu, booking.state)
+            self.slot_ns[slot] = self.slot_ns.get(slot, 0) + amount.gpu_ns
+            currency = currencies.get((booking.gpu, booking.account_ns))
+            if currency is not None:
+                key = (booking.state, booking.tenant, booking.model, currency)
+                self.cost_nano[key] = self.cost_nano.get(key, 0) + amount.nano
+
+    def prices_in_force(self) -> Sequence[GpuPrice]:
+        """The price of each GPU model of this node, as shown to people."""
+        if self.prices is None:
+            return ()
+        models = sorted({account.gpu_model for account in self._tariff.accounts.values()})
+        now = self._clock.now_ns()
+        return tuple(price for model in models if (price := self.prices.shown(model, now)) is not None)

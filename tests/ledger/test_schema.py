@@ -1,0 +1,37 @@
+"""The migrations make exactly the tables that the code knows."""
+
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from agent.ledger.schema import HEAD, KNOWN, connect, migrate
+from agent.ledger.tables import metadata
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__code__.co_filename).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    script = ScriptDirectory.from_config(config)
+    assert script.get_current_head() == HEAD
+    assert {revision.revision for revision in script.walk_revisions()} == set(KNOWN)
+
+
+def test_migrations_and_tables_agree(tmp_path: Path) -> None:
+    engine = connect(tmp_path / "ledger.sqlite")
+    migrate(engine, tmp_path / "ledger.sqlite")
+    migrate(engine, tmp_path / "ledger.sqlite")  # again: nothing to do
+    with engine.begin() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_every_commit_is_on_disk(tmp_path: Path) -> None:
+    engine = connect(tmp_path / "ledger.sqlite")
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    engine.dispose()
