@@ -90,7 +90,7 @@ def _read(file: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigErrors(str(file), [ConfigError("(file)", f"cannot be read: {reason}")]) from error
     try:
-        tree = yaml.load(text, _StrictLoader)  # noqa: S506 - the loader is SafeLoader plus a check
+        tree = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigErrors(str(file), [ConfigError("(file)", f"is not valid YAML: {error}")]) from error
     if tree is None:

@@ -11,6 +11,7 @@ from bench.figures import Figure, print_figures
 AREAS: dict[str, tuple[str, ...]] = {
     "foundation": ("bench.exposition", "bench.promql", "bench.footprint"),
     "sidecar": ("bench.sidecar",),
+    "cost": ("bench.money",),
 }
 
 

@@ -34,6 +34,7 @@ class Opened:
     through_ns: int | None = None
     step: int = 0
     live: list[Live] = field(default_factory=list)
+    ended: int = 0  # requests whose end is known
     cost_nano: dict[CostKey, int] = field(default_factory=dict)
     slot_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # (gpu, state)
 
@@ -134,6 +135,8 @@ class Ledger:
                 if is_open:
                     found.accounts.append(account)
             found.live = _open_requests(connection)
+            ended = select(func.count()).select_from(requests).where(requests.c.ended_ns.is_not(None))
+            found.ended = connection.execute(ended).scalar_one()
             _totals(connection, found)
         return found
 

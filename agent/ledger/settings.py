@@ -2,12 +2,12 @@
 
 from datetime import UTC, date, datetime
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from agent.core.cost.money import exact
+from agent.settings import ConfigPath
 
 _SHAPE = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -145,19 +145,15 @@ class PricesSettings(BaseModel):
 
     model_config = _SHAPE
 
-    file: Path | None = Field(None, description="Price file (see deploy/examples/prices.yaml); or write `books` here.")
+    file: ConfigPath | None = Field(
+        None, description="Price file, as deploy/examples/prices.yaml; or write `books` here."
+    )
     books: tuple[Book, ...] = Field((), description="Price books, written in place instead of in a file.")
     currency: str | None = Field(
         None, pattern="^[A-Z]{3}$", description="Which book is used; needed only when there are several."
     )
 
     _check = field_validator("books")(_books)
-
-    @field_validator("file")
-    @classmethod
-    def _from_the_folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        folder = (info.context or {}).get("folder")
-        return folder / value if value is not None and folder is not None else value
 
     @model_validator(mode="after")
     def _one_source(self) -> "PricesSettings":

@@ -1,8 +1,8 @@
 """The settings of this station: the section `rules` of the configuration file."""
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from agent.settings import ConfigPath
 
 
 class RulesSettings(BaseModel):
@@ -10,7 +10,7 @@ class RulesSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    files: tuple[Path, ...] = Field(
+    files: tuple[ConfigPath, ...] = Field(
         default=(), description="Prometheus rule files to evaluate. Empty: the rules that come with engineroom."
     )
     interval_seconds: float = Field(

@@ -59,7 +59,8 @@ class Settlement:
         # For /metrics, since the ledger began; they never decrease.
         self.cost_nano: dict[CostKey, int] = dict(opened.cost_nano)  # (state, tenant, model, currency)
         self.slot_ns: dict[tuple[str, str], int] = dict(opened.slot_ns)  # (gpu uuid, state)
-        self.accepted = {"start": 0, "progress": 0, "end": 0}
+        # Ends go on where the ledger ends: what was stored once stays counted.
+        self.accepted = {"start": 0, "progress": 0, "end": opened.ended}
         self.repeated = 0
         self._ledger = ledger
         self._clock = clock

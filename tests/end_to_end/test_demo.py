@@ -41,8 +41,14 @@ def booked(ledger: Path) -> dict[str, int]:
 def recomputed_bill(ledger: Path) -> dict[str, int]:
     """floor(price x wall time) from the price file and two instants for each GPU; none of the agent's code."""
     books = yaml.safe_load((ROOT / "deploy/examples/prices.yaml").read_text())["books"]
-    rows = {row["gpu"]: row for book in books if book["currency"] == "CNY" for row in book["rows"]}
-    bought = {key: Fraction(str(value)) for key, value in rows["NVIDIA H100 80GB HBM3"]["purchase"].items()}
+    (row,) = [
+        row
+        for book in books
+        if book["currency"] == "CNY"
+        for row in book["rows"]
+        if row["gpu"] == "NVIDIA H100 80GB HBM3" and "effective_from" not in row
+    ]
+    bought = {key: Fraction(str(value)) for key, value in row["purchase"].items()}
     hours = bought["life_years"] * 365 * 24
     spread = bought["price"] - bought.get("salvage", 0) + bought.get("installation", 0)
     hourly = spread / bought["gpus"] / hours + bought.get("maintenance_per_year", 0) / bought["gpus"] / (365 * 24)

@@ -1,0 +1,42 @@
+"""Clock and random bits → request ids (UUIDv7), trace and span ids. Pure."""
+
+from dataclasses import dataclass
+
+RANDOM_BITS = 74
+
+
+@dataclass(slots=True, frozen=True)
+class RequestId:
+    """A UUIDv7 (RFC 9562 section 5.7) and the ids derived from it."""
+
+    text: str  # 8-4-4-4-12
+    hex: str  # 32 digits; serves as the trace id
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits, never all zero: the variant bits are among them."""
+        return self.hex[16:]
+
+
+def uuid7(now_ns: int, random_bits: int) -> RequestId:
+    """The id of a request that began at `now_ns` (Unix ns); `random_bits` is any integer below 2**74."""
+    high = random_bits >> 62
+    low = random_bits & 0x3FFF_FFFF_FFFF_FFFF
+    value = (now_ns // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
+    digits = f"{value:032x}"
+    return RequestId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}", digits)
+
+
+def traceparent(request: RequestId) -> str:
+    """A sampled W3C `traceparent` whose parent is this request's span."""
+    return f"00-{request.hex}-{request.span_id}-01"
+
+
+def trace_id_of(header: str) -> str | None:
+    """The trace id in a `traceparent` that came in, or None if it is not a valid one (W3C Trace Context 3.2)."""
+    parts = header.strip().split("-")
+    if len(parts) < 4 or len(parts[0]) != 2 or parts[0] == "ff" or len(parts[1]) != 32 or len(parts[2]) != 16:
+        return None
+    if parts[1] == "0" * 32 or not set(parts[1]) <= set("0123456789abcdef"):
+        return None
+    return parts[1]

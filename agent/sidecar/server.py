@@ -1,0 +1,368 @@
+"""Clients' connections: bytes → exchanges, one forwarded at a time for each connection; answers' bytes → clients."""
+
+import asyncio
+import random
+from collections import deque
+from typing import cast
+
+import anyio
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from agent.lifecycle import NS
+from agent.sidecar.forward import Exchange, Forwarder
+from agent.sidecar.ids import RANDOM_BITS, trace_id_of, traceparent, uuid7
+from agent.sidecar.record import Observation, is_recorded, tenant_of
+from agent.sidecar.upstream import HIGH_WATER_BYTES, LOW_WATER_BYTES
+from agent.sidecar.wire import MAX_HEAD_BYTES, RequestHead, origin_form, problem, tokens
+
+LINGER_NS = 5 * NS
+_random = random.Random()
+
+# Why reading from a client is on hold.
+_CONNECTING, _ENGINE_FULL, _WAITING, _UPGRADING = 1, 2, 4, 8
+
+
+class Listener:
+    """All clients' connections of one listening address."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self.forwarder = forwarder
+        settings = forwarder.settings
+        self.tenant_header = settings.tenant_header.lower().encode("latin-1")
+        self.tenant_is_trusted = settings.tenant_is_trusted
+        self.half_close = settings.tolerate_half_close
+        self.engine_host = forwarder.pool.authority.encode()
+        self.connections: set[ClientConnection] = set()
+        self.empty = anyio.Event()  # set when, while draining, the last connection is gone
+
+    def sweep(self) -> None:
+        """Close connections that have been idle, or stuck in a head, for too long."""
+        now_ns = self.forwarder.clock.now_ns()
+        oldest_ns = now_ns - int(self.forwarder.settings.client_idle_seconds * NS)
+        for connection in list(self.connections):
+            connection.close_if_idle(oldest_ns, now_ns)
+
+    def drain(self) -> None:
+        """Close idle connections; those with a request close after its answer."""
+        self.forwarder.draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle(1 << 63, 0)
+        self.note_empty()
+
+    def note_empty(self) -> None:
+        """Tell who waits for the end, if this is it."""
+        if self.forwarder.draining and not self.connections:
+            self.empty.set()
+
+    def cut_all(self) -> None:
+        """Close every connection, whatever is in flight."""
+        for connection in list(self.connections):
+            connection.cut(abruptly=True)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. Requests that are pipelined wait, at most one read's worth, until it is their turn."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.forwarder = listener.forwarder
+        self.write_paused = False
+        self.http10 = False
+        self._active: Exchange | None = None  # being answered
+        self._incoming: Exchange | None = None  # whose body is being read
+        self._queue: deque[Exchange] = deque()
+        self._holds = 0
+        self._broken = False  # no further request can be read from this connection
+        self._tunnel = False
+        self._early = b""  # bytes after a request for another protocol, until the engine has answered it
+        self._upgrading = False
+        self._refeed = b""
+        self._head_bytes = 0
+        self._in_head = True
+        self._skip_message_end = False
+        self._linger_until_ns: int | None = None
+        self._now_ns = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._target = b""
+        self._last_told: tuple[bytes, bytes, list[tuple[bytes, bytes]], bool] | None = None
+        self._last_head: RequestHead  # of the same request told before: clients repeat their heads
+        self._parser = HttpRequestParser(self)
+
+    # the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        peer = transport.get_extra_info("peername")
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else "unknown"
+        self._active_at_ns = self.forwarder.clock.now_ns()
+        self.listener.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._broken = True
+        self._queue.clear()
+        if self._active is not None and not self._active.finished:
+            self._active.client_gone()
+        self._active = self._incoming = None
+        self.listener.connections.discard(self)
+        self.listener.note_empty()
+
+    def eof_received(self) -> bool:
+        active = self._active
+        if self._tunnel and active is not None:
+            active.tunnel_eof_from_client()
+            return True
+        self._broken = True
+        return active is not None and active.request_complete and self.listener.half_close
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self._active is not None and self._active.upstream is not None:
+            self._active.upstream.hold_reading(True)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._active is not None and self._active.upstream is not None:
+            self._active.upstream.hold_reading(False)
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel:
+            if self._active is not None:
+                self._active.tunnel_bytes(data)
+            return
+        if self._upgrading:
+            self._early += data
+            self._hold(_UPGRADING, True)
+            return
+        if self._broken:
+            return
+        self._now_ns = self.forwarder.clock.now_ns()
+        if self._in_head:
+            self._head_bytes += len(data)
+        self._read(data)
+        if self._active is not None:
+            self._active.flush()
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self._refeed:
+                again, self._refeed = self._refeed + rest, b""
+                self._parser = HttpRequestParser(self)
+                self._read(again)
+            elif self._upgrading:
+                self._early = rest
+        except HttpParserError as error:
+            self._reject(400, "Bad request", f"this is not a request in HTTP/1.1: {error}")
+        else:
+            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+                self._reject(431, "Head too large", f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
+
+    def _reject(self, status: int, title: str, detail: str) -> None:
+        """Nothing more can be read from this client; what is in flight is still answered if it is whole."""
+        self._broken = True
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None and not incoming.request_complete:
+            if incoming in self._queue:
+                self._queue.remove(incoming)
+            elif not incoming.finished:
+                incoming.client_gone()
+            self.transport.close()
+        elif self._active is None:
+            self.write(problem(status, title, detail, head_only=False, added=b"connection: close\r\n"))
+            self.transport.close()
+
+    # the parser's side
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._target = b""
+        self._in_head = True
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # fields after the body (trailers) are not passed on
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        parser = self._parser
+        method = parser.get_method()
+        upgrade = parser.should_upgrade()
+        told = (method, self._target, self._headers, upgrade)
+        if told == self._last_told:
+            head = self._last_head
+        else:
+            head = RequestHead(method, origin_form(self._target), self._headers, self.listener.tenant_header)
+            self._last_told, self._last_head = told, head
+        if method == b"CONNECT":
+            self._skip_message_end = True
+            self._reject(501, "Not a proxy", "this is the address of an engine: CONNECT is not served")
+            return
+        if upgrade and head.has_body:
+            # The parser takes everything after this head for another protocol. A request with a body is read again
+            # without its wish to upgrade, which a server is free to pass over (RFC 9110 section 7.8).
+            self._refeed = self._without_upgrade(head)
+            self._skip_message_end = True
+            return
+        http10 = parser.get_http_version() == "1.0"
+        exchange = self._exchange(head, keep_alive=parser.should_keep_alive(), upgrade=upgrade)
+        self._incoming = exchange
+        self._upgrading = upgrade
+        if self._active is None:
+            self.http10 = http10
+            self._active = exchange
+            exchange.begin()
+        else:
+            self._queue.append(exchange)
+            self._hold(_WAITING, True)
+
+    def on_body(self, data: bytes) -> None:
+        if self._incoming is not None:
+            self._incoming.request_body(data)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        if self._skip_message_end:
+            self._skip_message_end = False
+            return
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
+            return
+        incoming.request_ended()
+        if incoming.finished:
+            self._advance()
+        elif incoming is self._active:
+            incoming.flush()
+
+    def _without_upgrade(self, head: RequestHead) -> bytes:
+        dropped = (b"connection", b"upgrade", b"http2-settings")
+        lines = [b"%b: %b" % (n, v) for n, v in self._headers if n.lower() not in dropped]
+        if b"close" in tokens(head.fields.get(b"connection", b"")):
+            lines.append(b"connection: close")
+        version = self._parser.get_http_version().encode()
+        return b"\r\n".join((b"%b %b HTTP/%b" % (head.method, self._target, version), *lines, b"\r\n"))
+
+    def _exchange(self, head: RequestHead, *, keep_alive: bool, upgrade: bool) -> Exchange:
+        now_ns = self._now_ns
+        request_id = uuid7(now_ns, _random.getrandbits(RANDOM_BITS))
+        sent = head.for_engine(
+            peer=self._peer,
+            request_id=request_id.text,
+            traceparent=traceparent(request_id),
+            upgrade=upgrade,
+            host=self.listener.engine_host,
+        )
+        observation = None
+        path = head.path
+        if not upgrade and is_recorded(head.method, path):
+            given = head.fields.get(b"traceparent")
+            observation = Observation(
+                self.forwarder.recorder,
+                request_id,
+                path,
+                now_ns,
+                tenant=tenant_of(head.tenant) if self.listener.tenant_is_trusted else None,
+                trace_id=(given and trace_id_of(given.decode("latin-1"))) or request_id.hex,
+                readable=head.fields.get(b"content-encoding", b"identity") == b"identity",
+            )
+        return Exchange(
+            self.forwarder,
+            self,
+            head,
+            request_id,
+            sent,
+            observation,
+            keep_alive=keep_alive,
+            upgrade=upgrade,
+            now_ns=now_ns,
+        )
+
+    # the exchange's side
+
+    def write(self, data: bytes) -> None:
+        """Bytes for the client."""
+        self.transport.write(data)
+
+    def write_eof(self) -> None:
+        """No more bytes for the client."""
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def hold_engine(self, hold: bool) -> None:
+        """The engine takes no more for now."""
+        self._hold(_ENGINE_FULL, hold)
+
+    def hold_connecting(self, hold: bool) -> None:
+        """Enough of a body has gathered while the connection to the engine is made."""
+        self._hold(_CONNECTING, hold)
+
+    def exchange_finished(self, exchange: Exchange) -> None:
+        """The answer is written. The rest of a request that was answered early is read and thrown away."""
+        self._hold(_CONNECTING | _ENGINE_FULL | _UPGRADING, False)
+        if exchange is not self._active:
+            return
+        if exchange.request_complete:
+            self._advance()
+        else:
+            self._linger_until_ns = self.forwarder.clock.now_ns() + LINGER_NS
+
+    def cut(self, *, abruptly: bool) -> None:
+        """End the connection; abruptly: without what is still to be written, so that the client sees an error."""
+        if abruptly:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def start_tunnel(self) -> bytes:
+        """The engine has switched protocols: returns what the client sent early."""
+        self._tunnel = True
+        self._upgrading = False
+        self._hold(_UPGRADING, False)
+        early, self._early = self._early, b""
+        return early
+
+    def not_upgraded(self) -> None:
+        """The engine has answered in HTTP: what the client sent after the request is another request."""
+        self._upgrading = False
+        early, self._early = self._early, b""
+        self._hold(_UPGRADING, False)
+        if early:
+            self.data_received(early)
+
+    def _advance(self) -> None:
+        """The active exchange is over and its request was read to the end: the next one's turn."""
+        done = self._active
+        self._active = None
+        self._linger_until_ns = None
+        self._active_at_ns = self.forwarder.clock.now_ns()
+        if done is not None and (done.close_after or (self._broken and not self._queue)):
+            self.transport.close()
+        elif self._queue:
+            following = self._queue.popleft()
+            self._active = following
+            following.begin()
+            following.flush()
+            if not self._queue:
+                self._hold(_WAITING, False)
+
+    def _hold(self, reason: int, hold: bool) -> None:
+        before = self._holds
+        self._holds = before | reason if hold else before & ~reason
+        if bool(before) != bool(self._holds) and not self.transport.is_closing():
+            (self.transport.pause_reading if self._holds else self.transport.resume_reading)()
+
+    # the listener's side
+
+    def close_if_idle(self, oldest_ns: int, now_ns: int) -> None:
+        """Close when there is no request in flight since `oldest_ns`, or when a refused upload goes on for too long."""
+        if self._linger_until_ns is not None:
+            if now_ns >= self._linger_until_ns:
+                self.transport.close()
+        elif self._active is None and self._active_at_ns <= oldest_ns:
+            self.transport.close()

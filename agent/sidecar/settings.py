@@ -1,0 +1,109 @@
+"""Settings of `engineroom sidecar`: the section `sidecar` of the configuration file."""
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from agent.settings import Section, split_address
+
+
+def split_url(text: str) -> tuple[bool, str, int]:
+    """`http://host:port` -> (TLS?, host, port). Raises ValueError with what was expected."""
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
+        raise ValueError(f"expected http://host:port without a path, such as http://127.0.0.1:8000, got {text!r}")
+    tls = url.scheme == "https"
+    return tls, url.hostname, url.port or (443 if tls else 80)
+
+
+class SidecarSettings(Section):
+    """The process on the request path: where it listens, what it forwards to, where its records go."""
+
+    listen: str = Field("127.0.0.1:9480", description="Address that clients send their requests to. host:port.")
+    admin_listen: str = Field(
+        "127.0.0.1:9481", description="Address of the sidecar's own /metrics, /livez and /readyz. host:port."
+    )
+    upstream: str = Field("http://127.0.0.1:8000", description="The engine, http://host:port or https://host:port.")
+    agent_url: str = Field(
+        "http://127.0.0.1:9440", description="The agent of this node; request records are sent to its ingest path."
+    )
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="Name of this sidecar in the records; it must survive restarts and be different for each sidecar "
+        "of a node. Default: the host's name and the port it listens on.",
+    )
+    tenant_header: str = Field(
+        "x-engineroom-tenant", min_length=1, description="Request header that names the tenant, at most 64 characters."
+    )
+    trust_tenant_header: bool | None = Field(
+        None,
+        description="Whether the tenant header is believed. Default: only when `listen` is a loopback address, because "
+        "there every client is on this machine; behind a gateway that sets the header itself, say true.",
+    )
+    tolerate_half_close: bool = Field(
+        False,
+        description="Whether a client that has shut down its sending side still gets its answer. By default it counts "
+        "as gone, and its request ends at once so that the engine frees its memory.",
+    )
+    connect_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to the engine.")
+    first_byte_timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Longest wait between a request and the first byte of its answer. Default: no limit but "
+        "`request_timeout_seconds`; a long queue in the engine is not an error.",
+    )
+    request_timeout_seconds: float = Field(
+        600.0, gt=0, description="Longest time from the head of a request to the end of its answer."
+    )
+    client_idle_seconds: float = Field(
+        75.0, gt=0, description="How long a client's connection may stay open without a request, or with half a head."
+    )
+    upstream_idle_seconds: float = Field(
+        4.0,
+        ge=0,
+        lt=5,
+        description="How long an unused connection to the engine is kept. Below 5, after which most engines close it.",
+    )
+    upstream_idle_connections: int = Field(256, ge=0, description="Most unused connections to the engine to keep.")
+    max_pending_events: int = Field(
+        100_000,
+        ge=10,
+        description="Most record events held in memory while the agent is away; more are dropped, counted.",
+    )
+    ship_interval_seconds: float = Field(0.5, gt=0, description="Longest time an event waits before it is sent.")
+    ship_batch_events: int = Field(500, ge=1, le=5000, description="Most events in one batch.")
+    ship_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the agent's answer to one batch.")
+    ship_drain_seconds: float = Field(5.0, ge=0, description="At shutdown, how long to go on sending what is left.")
+    drain_seconds: float = Field(30.0, ge=0, description="At shutdown, how long requests in flight may take to finish.")
+
+    @field_validator("listen", "admin_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("upstream", "agent_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        split_url(value)
+        return value.rstrip("/")
+
+    @property
+    def tenant_is_trusted(self) -> bool:
+        """Whether the tenant header is believed, the default applied."""
+        if self.trust_tenant_header is not None:
+            return self.trust_tenant_header
+        host, _ = split_address(self.listen)
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
+    def shown_name(self) -> str:
+        """The name in the records, the default applied."""
+        return self.name or f"{socket.gethostname()}:{split_address(self.listen)[1]}"
