@@ -20,6 +20,7 @@ from agent.api.app import build_api
 from agent.api.probes import serve_probes
 from agent.api.server import listen, serve
 from agent.api.services import DeliveryView, NodeServices
+from agent.clock import boot_ns, unix_ns
 from agent.collect.engines import EngineWatch
 from agent.collect.gpu.supervisor import GpuReader
 from agent.config import Settings
@@ -37,7 +38,7 @@ from agent.delivery.latest import LatestDelivery
 from agent.delivery.settings import AlertsDeliverySettings
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
-from agent.lifecycle import Health, boot_ns, every, record_success, running, unix_ns, until_signal
+from agent.lifecycle import Health, every, record_success, running, until_signal
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
 from agent.runners.self_samples import delivery_samples, money_samples, rule_samples

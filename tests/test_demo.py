@@ -11,8 +11,8 @@ import pytest
 from agent.config import Settings
 from agent.demo.children import running
 from agent.demo.demo import Options, choose_ports, config, until_answers
-from agent.demo.faults import EXAMPLE_PRICES, FAULTS
-from agent.demo.relay import Sickness, relay
+from agent.demo.faults import EXAMPLE_PRICES, FAULTS, Sickness
+from agent.demo.relay import relay
 from agent.demo.report import Outcome
 from agent.demo.traffic import Tally
 from tests.support.agent import free_port

@@ -1,14 +1,13 @@
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 
 import anyio
 import pytest
 from anyio.abc import TaskStatus
 
-from agent.lifecycle import BillClock, Health, boot_ns, every, running, unix_ns, until_signal
+from agent.clock import boot_ns
+from agent.lifecycle import Health, every, running, until_signal
 
 
 async def test_a_failing_cycle_leaves_the_others_running_and_shows_as_its_health() -> None:
@@ -104,37 +103,3 @@ async def test_nested_groups_stop_from_the_inside_out() -> None:
             async with running() as inner:
                 await inner.start(part, "inner")
     assert stopped == ["inner", "outer"]
-
-
-def test_the_bill_clock_goes_on_from_its_anchor() -> None:
-    clock = BillClock(1_000, boot_ns())
-    assert 1_000 <= clock.now_ns() < 1_000 + 10**9
-    assert abs(clock.steps_ns() - (unix_ns() - clock.now_ns())) < 10**9
-
-
-ORPHAN = '''
-import subprocess, sys
-child = """
-import signal
-from agent.lifecycle import end_with_parent
-end_with_parent(); print("up", flush=True); signal.pause()
-"""
-p = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
-p.stdout.readline(); print(p.pid, flush=True); sys.stdin.read()
-'''
-
-
-def test_a_child_ends_with_its_parent() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        orphan = os.pidfd_open(int(parent.stdout.readline()))
-        parent.kill()
-        parent.wait()
-        # A pidfd becomes readable when its process has ended.
-        import select
-
-        readable, _, _ = select.select([orphan], [], [], 10)
-        assert readable
-        os.close(orphan)

@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from agent.clock import boot_ns, unix_ns
 from agent.core.board import Board
 from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
 from agent.core.requests import RecordBatch, RecordReceipt
-from agent.lifecycle import Health, boot_ns, unix_ns
+from agent.lifecycle import Health
 
 
 class Line(NamedTuple):

@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-from agent.app import check_settings
-from agent.config import load
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -16,6 +13,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Load the file, its rule files and its price book, as `run` would."""
+    from agent.app import check_settings
+    from agent.config import load
+
     settings = load(options.file)
     for line in check_settings(settings):
         print(line)

@@ -5,13 +5,15 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import aiohttp
 import anyio
 
-from agent.demo.demo import DemoError, Options, play
 from agent.demo.faults import FAULTS
-from agent.demo.report import Outcome
+
+if TYPE_CHECKING:
+    from agent.demo.demo import Options
+    from agent.demo.report import Outcome
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -43,6 +45,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Play the demo; exit 0 only if every station did its job."""
+    import aiohttp
+
+    from agent.demo.demo import DemoError, Options
+
     wanted = Options(
         seconds=options.seconds,
         json_file=options.json_file,
@@ -76,7 +82,9 @@ def _tell(group: BaseExceptionGroup[BaseException]) -> int:
     return 1
 
 
-async def _play(options: Options) -> tuple[Outcome, list[str]]:
+async def _play(options: "Options") -> "tuple[Outcome, list[str]]":
+    from agent.demo.demo import play
+
     expected = FAULTS[options.fault].alert if options.fault else None
     terminal = sys.stdout.isatty()
 

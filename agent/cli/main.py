@@ -1,4 +1,7 @@
-"""Arguments in, exit status out: 0 done, 1 failed, 2 the user must change something."""
+"""Arguments in, exit status out: 0 done, 1 failed, 2 the user must change something.
+
+Each command imports its own stations when it runs, so that none pays for another.
+"""
 
 import argparse
 import sys

@@ -5,8 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-from agent.collect.gpu.record import record_machine
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -22,6 +20,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Record; `ConfigError` when there is no driver."""
+    from agent.collect.gpu.record import record_machine
+
     machine = record_machine()
     options.file.write_text(json.dumps(machine, indent=2) + "\n")
     print(f"{options.file}: {len(machine['gpus'])} GPUs", file=sys.stderr)

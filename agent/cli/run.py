@@ -6,9 +6,6 @@ from pathlib import Path
 
 import anyio
 
-from agent import app
-from agent.config import Settings, load
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -32,7 +29,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    settings: Settings = load(options.config)
+    from agent import app
+    from agent.config import load
+
+    settings = load(options.config)
     reader: list[str] | None = None
     if options.simulate_gpus:
         reader = [sys.executable, "-m", "agent.demo.gpus.reader", "--machine", options.simulate_gpus]

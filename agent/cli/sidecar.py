@@ -6,9 +6,6 @@ from pathlib import Path
 
 import anyio
 
-from agent.config import load
-from agent.sidecar.app import serve
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -26,6 +23,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT, then let requests in flight finish."""
+    from agent.config import load
+    from agent.sidecar.app import serve
+
     given = {"upstream": options.upstream, "listen": options.listen}
     overrides = {f"ENGINEROOM__SIDECAR__{key.upper()}": value for key, value in given.items() if value}
     settings = load(options.config, {**os.environ, **overrides})

@@ -14,6 +14,7 @@ import anyio.to_thread
 import structlog
 from msgspec import Struct
 
+from agent.clock import NS, boot_ns, unix_ns
 from agent.collect.diagnosis import Unread, check_status, verdict, why_unknown
 from agent.collect.fetch import get
 from agent.collect.ports_of import PortOwners
@@ -25,7 +26,6 @@ from agent.core.ports import TryLater
 from agent.core.readings import EngineReading, EngineSnapshot, EngineState, EngineStatus
 from agent.engines.contract import About, EngineFile, Origin
 from agent.engines.registry import BY_KIND, ENGINES, classify
-from agent.lifecycle import NS, boot_ns, unix_ns
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from msgspec import Struct
 
-from agent.lifecycle import NS, boot_ns
+from agent.clock import NS, boot_ns
 
 REFRESH_SECONDS = 30.0
 _LISTEN = "0A"  # state column of /proc/net/tcp (include/net/tcp_states.h)

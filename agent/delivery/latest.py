@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import anyio
 import structlog
 
+from agent.clock import NS, boot_ns
 from agent.core.ports import Exporter, Rejected, TryLater
-from agent.lifecycle import NS, boot_ns
 
 log = structlog.get_logger()
 

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from agent.lifecycle import end_with_parent
+from agent.clock import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import anyio
 
+from agent.clock import NS, boot_ns
 from agent.demo import faults
 from agent.demo.children import Child, running
 from agent.demo.gpus.control import Control, SimulatedProcess
@@ -21,7 +22,6 @@ from agent.demo.model import write_model
 from agent.demo.relay import relay
 from agent.demo.report import Outcome, gather
 from agent.demo.traffic import Tally, Traffic
-from agent.lifecycle import NS, boot_ns
 
 READY_SECONDS = 60
 SETTLE_SECONDS = 25

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from agent.lifecycle import end_with_parent
+from agent.clock import end_with_parent
 
 MODEL_NAME = "engineroom-demo"
 PARALLEL = 8

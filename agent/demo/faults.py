@@ -4,11 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.demo.relay import Sickness
-
 CLIENTS = 4
 PAUSE_SECONDS = 0.6
 EXAMPLE_PRICES = Path(__file__).resolve().parent.parent / "data" / "prices.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Sickness:
+    """`delay_seconds` before each completion is passed on; every `fail_every`-th completion answers 500 (0: none)."""
+
+    delay_seconds: float = 0.0
+    fail_every: int = 0
 
 
 @dataclass(frozen=True, slots=True)

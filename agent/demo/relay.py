@@ -2,19 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
 import anyio
 from aiohttp import web
 
-
-@dataclass(frozen=True, slots=True)
-class Sickness:
-    """`delay_seconds` before each completion is passed on; every `fail_every`-th completion answers 500 (0: none)."""
-
-    delay_seconds: float = 0.0
-    fail_every: int = 0
+from agent.demo.faults import Sickness
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from agent.clock import BillClock, boot_id, boot_ns, unix_ns
 from agent.core.cost.accounts import Account
 from agent.core.cost.live import Live
 from agent.core.cost.reports import Reconciliation, Report, ReportQuery, RequestCost
@@ -20,7 +21,6 @@ from agent.ledger import reading, writing
 from agent.ledger.schema import KEY, connect, migrate
 from agent.ledger.tables import entries, node_state, requests
 from agent.ledger.writing import Accepted
-from agent.lifecycle import BillClock, boot_id, boot_ns, unix_ns
 
 T = TypeVar("T")
 CostKey = tuple[str, str, str, str]  # state, tenant, model, currency

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from agent.clock import NS, BillClock
 from agent.core.board import Board
 from agent.core.metrics.published import engine_samples, gauge, gpu_samples, labelled, series_key, traffic_samples
 from agent.core.metrics.samples import Labels, Sample
@@ -10,7 +11,7 @@ from agent.core.metrics.series import History
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
-from agent.lifecycle import NS, BillClock, Health
+from agent.lifecycle import Health
 
 GPU_SOURCE = "gpus"
 SELF_SOURCE = "agent"

@@ -8,11 +8,11 @@ from typing import Literal
 import msgspec
 import structlog
 
+from agent.clock import NS, boot_ns, unix_ns
 from agent.core.alerts.alert import Alert, AlertState, Transition
 from agent.core.alerts.rulefile import AlertRule, KeptHistory, RuleFileError, RuleGroup, parse_rule_file
 from agent.core.alerts.rules import AlertingState, Outcome, RecordingState, RuleState
 from agent.core.metrics.series import History
-from agent.lifecycle import NS, boot_ns, unix_ns
 
 log = structlog.get_logger()
 

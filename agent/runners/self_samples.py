@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from agent.clock import NS
 from agent.core.alerts.alert import AlertState
 from agent.core.board import Board
 from agent.core.metrics.published import gauge, gpu_labels, labelled
 from agent.core.metrics.samples import Labels, Sample
 from agent.delivery.latest import DeliveryCounts
-from agent.lifecycle import NS
 from agent.runners.rules import RuleRunner
 from agent.runners.settlement import Settlement
 

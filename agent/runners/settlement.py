@@ -24,7 +24,7 @@ SKEW_SAMPLES = 16
 
 
 class Clock(Protocol):
-    """The bill's clock: `agent.lifecycle.BillClock`, or a test's."""
+    """The bill's clock: `agent.clock.BillClock`, or a test's."""
 
     def now_ns(self) -> int: ...
 

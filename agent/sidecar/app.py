@@ -11,8 +11,9 @@ import structlog
 from aiohttp import web
 from anyio.abc import TaskStatus
 
+from agent.clock import BillClock, unix_ns
 from agent.core.ports import ConfigError
-from agent.lifecycle import BillClock, Health, every, unix_ns, until_signal
+from agent.lifecycle import Health, every, until_signal
 from agent.settings import split_address
 from agent.sidecar.admin import Parts, admin_app
 from agent.sidecar.forward import Forwarder

@@ -8,8 +8,8 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from agent.clock import NS, BillClock
 from agent.core.requests import Outcome
-from agent.lifecycle import NS, BillClock
 from agent.sidecar.ids import RequestId
 from agent.sidecar.record import Observation, Recorder, Tally
 from agent.sidecar.settings import SidecarSettings

@@ -8,7 +8,7 @@ from typing import cast
 import anyio
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from agent.lifecycle import NS
+from agent.clock import NS
 from agent.sidecar.forward import Exchange, Forwarder
 from agent.sidecar.ids import RANDOM_BITS, trace_id_of, traceparent, uuid7
 from agent.sidecar.record import Observation, is_recorded, tenant_of

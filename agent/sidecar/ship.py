@@ -12,9 +12,9 @@ import anyio
 import msgspec
 import structlog
 
+from agent.clock import unix_ns
 from agent.core.ports import Rejected, TryLater
 from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, RequestEvent
-from agent.lifecycle import unix_ns
 from agent.sidecar.settings import SidecarSettings
 
 log = structlog.get_logger()

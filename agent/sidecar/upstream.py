@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from agent.lifecycle import NS, BillClock
+from agent.clock import NS, BillClock
 from agent.sidecar.settings import SidecarSettings, split_url
 from agent.sidecar.wire import MAX_HEAD_BYTES, ResponseHead
 

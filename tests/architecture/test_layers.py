@@ -20,6 +20,11 @@ WITHOUT_OWN_TEST = {
     "agent/core/readings.py": "values",
     "agent/core/requests.py": "values",
     "agent/core/cost/reports.py": "values",
+    "agent/core/metrics/promql/tree.py": "values",
+    "agent/core/metrics/promql/values.py": "values",
+    "agent/api/services.py": "values and protocols",
+    "agent/engines/contract.py": "values and a protocol",
+    "agent/ledger/tables.py": "declarations; test_schema compares them with the migrations",
 }
 
 
@@ -58,16 +63,21 @@ def test_pure_code_reads_no_clock_and_awaits_nothing(file: Path) -> None:
     assert not imported & {"time", "socket", "subprocess", "asyncio", "anyio", "aiohttp", "os", "threading"}
 
 
-def test_one_broad_except() -> None:
+BROAD = {
+    "agent/lifecycle.py": "the edge of a periodic cycle",
+    "agent/core/metrics/promql/parse.py": "the parser's PanicException is a BaseException that cannot be imported",
+}
+
+
+def test_broad_excepts_are_these_two() -> None:
     broad = [
-        f"{relative(file)}:{node.lineno}"
+        relative(file)
         for file in SOURCES
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
     ]
-    assert len(broad) == 1, broad
-    assert broad[0].startswith("agent/lifecycle.py")
+    assert sorted(broad) == sorted(BROAD)
 
 
 @pytest.mark.parametrize("file", [f for f in SOURCES if f.name not in ("__init__.py", "settings.py")], ids=relative)

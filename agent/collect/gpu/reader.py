@@ -5,18 +5,15 @@ thread, few imports. It ends when its supervisor closes the socket or dies.
 """
 
 import argparse
-import ctypes
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
+from agent.clock import end_with_parent
 from agent.collect.gpu.driver import Driver, Replace
 from agent.collect.gpu.frames import Answer, FrameBuffer, GpuRead, Tick, TickEnded, decode_tick, encode
 from agent.collect.gpu.meters import NS
-
-_PR_SET_PDEATHSIG = 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,18 +69,10 @@ def start(options: argparse.Namespace, before_tick: Callable[[Tick], None] | Non
     """Become a reader on the socket that `options` name."""
     # Ctrl-C goes to the whole process group; the supervisor decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     driver = Driver(int(options.slow_interval * NS), int(options.interval * NS), simulated=simulated)
     with socket.socket(fileno=options.fd) as connection:
         return serve(connection, driver, before_tick)
-
-
-def _end_with_parent() -> None:
-    """As agent.lifecycle.end_with_parent, whose imports would add two thirds to the memory of this process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
+from agent.clock import boot_ns, unix_ns
 from agent.collect.gpu.child import Child, ReaderEnded
 from agent.collect.gpu.frames import (
     EXIT_ALL_UNKNOWN,
@@ -25,7 +26,6 @@ from agent.collect.gpu.meters import NS
 from agent.collect.gpu.roster import Benched, Roster
 from agent.collect.gpu.settings import GpuSettings
 from agent.core.readings import DriverState, GpuReading, GpuSnapshot
-from agent.lifecycle import boot_ns, unix_ns
 
 log = structlog.get_logger()
 
