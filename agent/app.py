@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-import aiohttp
 import structlog
 from anyio.abc import TaskGroup
 
@@ -19,12 +18,11 @@ from agent.api.adapters import HistoryQueries, runner_groups
 from agent.api.app import build_api
 from agent.api.probes import serve_probes
 from agent.api.server import listen, serve
-from agent.api.services import DeliveryView, NodeServices
-from agent.clock import boot_ns, unix_ns
+from agent.api.services import NodeServices
+from agent.clock import boot_ns
 from agent.collect.engines import EngineWatch
 from agent.collect.gpu.supervisor import GpuReader
 from agent.config import Settings
-from agent.core.alerts.alert import Alert, AlertState
 from agent.core.alerts.rulefile import KeptHistory, RuleGroup
 from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
@@ -34,17 +32,15 @@ from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.datafolder import DataFolder, default_folder, machine_id
-from agent.delivery.latest import LatestDelivery
-from agent.delivery.settings import AlertsDeliverySettings
+from agent.deliveries import Deliveries
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
 from agent.lifecycle import Health, every, record_success, running, until_signal
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
-from agent.runners.self_samples import delivery_samples, money_samples, rule_samples
+from agent.runners.self_samples import money_samples, rule_samples
 from agent.runners.settlement import Settlement
 from agent.settings import split_address
-from exporters.alertmanager import AlertmanagerExporter
 from exporters.prometheus import render
 
 log = structlog.get_logger()
@@ -84,59 +80,6 @@ async def run(settings: Settings, reader_command: Sequence[str] | None = None) -
             log.info("starting", version=__version__, node=node, node_id=folder.node_id(machine_id()), data=str(path))
             await Agent(settings, node, ledger, groups, prices, reader_command).run(api_socket)
     log.info("stopped")
-
-
-class Deliveries:
-    """Alerts of this node to every Alertmanager. Made inside the event loop; `run` closes its session."""
-
-    def __init__(self, settings: AlertsDeliverySettings, node: str, page_url: str) -> None:
-        self._node = node
-        self._session = aiohttp.ClientSession()
-        self._latest = LatestDelivery[Alert](
-            [
-                AlertmanagerExporter(
-                    url,
-                    self._session,
-                    unix_ns,
-                    hold_seconds=4 * settings.resend_seconds,
-                    timeout_seconds=settings.timeout_seconds,
-                    generator_url=page_url,
-                )
-                for url in settings.alertmanagers
-            ],
-            state_of=lambda alert: (alert.state, alert.fired_at_ns),
-            is_closed=lambda alert: alert.state is AlertState.RESOLVED,
-            resend_seconds=settings.resend_seconds,
-        )
-
-    def offer(self, alerts: Sequence[Alert], _now_ns: int) -> None:
-        """The newest state of each alert. Never waits."""
-        for alert in alerts:
-            self._latest.offer(alert.fingerprint, alert)
-
-    async def run(self) -> None:
-        """Deliver until cancelled, then once more for what is unconfirmed."""
-        async with self._session:
-            await self._latest.run()
-
-    def samples(self) -> Iterator[Sample]:
-        """For /metrics."""
-        return delivery_samples(self._node, self._latest.counts(), self._latest.pending())
-
-    def views(self) -> list[DeliveryView]:
-        """For the page."""
-        pending = self._latest.pending()
-        return [
-            DeliveryView(
-                destination=name,
-                ok=not count.failing if count.delivered or count.failing else None,
-                reason=count.failing,
-                pending=pending[name],
-                delivered=count.delivered,
-                rejected=count.rejected,
-            )
-            for name, count in self._latest.counts().items()
-        ]
 
 
 class Agent:
@@ -220,6 +163,7 @@ class Agent:
 
     def _on_gpus(self, snapshot: GpuSnapshot) -> None:
         if snapshot.driver != "starting":
+            self._gpu_cycle.last_seconds = self.gpus.last_tick_seconds
             record_success("gpus", self._gpu_cycle)
         self.publisher.on_gpus(snapshot)
         self.settlement.observe_gpus(snapshot)

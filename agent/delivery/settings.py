@@ -3,7 +3,9 @@
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from agent.settings import ConfigPath
 
 
 def _checked_url(text: str) -> str:
@@ -31,6 +33,25 @@ def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
+class WebhookSettings(BaseModel):
+    """One webhook. It gets the body that Alertmanager's webhooks send (version 4), once for each change of an alert."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="Name to show; the address often carries a token and is never shown.")
+    url: str | None = Field(None, pattern="^https?://.", description="Where to post.")
+    url_file: ConfigPath | None = Field(None, description="File that holds the address, when the address is a secret.")
+    secret_file: ConfigPath | None = Field(
+        None, description="File with a secret; the body's HMAC-SHA256 is then sent as X-Engineroom-Signature."
+    )
+
+    @model_validator(mode="after")
+    def _one_address(self) -> "WebhookSettings":
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError("expected exactly one of `url` and `url_file`")
+        return self
+
+
 class AlertsDeliverySettings(BaseModel):
     """Where alerts go, and how often what still fires is said again."""
 
@@ -39,6 +60,15 @@ class AlertsDeliverySettings(BaseModel):
     alertmanagers: Annotated[tuple[AlertmanagerUrl, ...], AfterValidator(_distinct)] = Field(
         default=(),
         description="Base URLs of every Alertmanager. Each gets every alert; do not put a load balancer in front.",
+    )
+    webhooks: tuple[WebhookSettings, ...] = Field(
+        default=(),
+        description="Webhooks that are told of every alert that fires and of its end, without an Alertmanager.",
+    )
+    webhook_repeat_seconds: float = Field(
+        default=4 * 3600.0,
+        ge=60,
+        description="Seconds after which a webhook is told again of an alert that still fires.",
     )
     resend_seconds: float = Field(
         default=30.0,

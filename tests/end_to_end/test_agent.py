@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.demo.gpus import machine
+from agent.demo.gpus.control import Control, write
 from tests.support.agent import ROOT, agent, free_port
+from tests.support.alertmanager import Alertmanager
 from tests.support.components import need
 from tests.support.nvml.build import build
 
@@ -205,3 +207,28 @@ def test_a_real_prometheus_scrapes_it_without_a_warning(tmp_path: Path) -> None:
                 server.terminate()
         complaints = [line for line in log.read_text().splitlines() if "level=warn" in line or "level=error" in line]
         assert [line for line in complaints if "Received SIGTERM" not in line] == []
+
+
+@pytest.mark.component("prometheus-alertmanager")
+async def test_a_real_alertmanager_shows_the_alert_and_later_its_resolution(tmp_path: Path) -> None:
+    control = tmp_path / "gpus.json"
+    write(control, Control(temperature={"0": 93.0}))
+    manager = Alertmanager(need("prometheus-alertmanager"), tmp_path / "alertmanager")
+    manager.start()
+    config = {
+        "rules": {"interval_seconds": 0.5, "hold_scale": 0.01},
+        "exporters": {"alertmanagers": [manager.url]},
+    }
+    try:
+        await manager.ready()
+        with agent(tmp_path / "data", *SIMULATED, "--simulate-control", str(control), config=config) as running:
+            (alert,) = await manager.until(bool)
+            assert alert["labels"]["alertname"] == "GPUTemperatureHigh"
+            assert alert["labels"]["gpu"] == "0"
+            assert alert["labels"]["evaluator"] == "node"
+            assert alert["labels"]["simulated"] == "true"
+            write(control, Control())
+            await manager.until(lambda alerts: alerts == [])
+            assert running.metric("engineroom_alerts_delivered_total") is not None
+    finally:
+        manager.kill()

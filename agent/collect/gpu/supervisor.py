@@ -273,7 +273,8 @@ class GpuReader:
 
     def _publish(self, read_at_ns: int, driver: DriverState, message: str, read: Sequence[GpuReading] = ()) -> None:
         if (driver, message) != self._shown:
-            log.info("gpu_driver", state=driver, message=message)
+            write = log.info if driver in ("ok", "starting") else log.warning
+            write("gpu_driver", state=driver, message=message)
             self._shown = (driver, message)
         self._on_snapshot(
             GpuSnapshot(
