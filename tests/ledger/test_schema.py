@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from agent.ledger.schema import HEAD, KNOWN, connect, migrate
+from agent.ledger.schema import HEAD, KNOWN, connect, migrate, upgrade
 from agent.ledger.tables import metadata
 
 
@@ -20,12 +21,17 @@ def test_head_is_the_newest_migration() -> None:
     assert {revision.revision for revision in script.walk_revisions()} == set(KNOWN)
 
 
-def test_migrations_and_tables_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", ["new", "migrated"])
+def test_migrations_and_tables_agree(tmp_path: Path, make: str) -> None:
     engine = connect(tmp_path / "ledger.sqlite")
+    if make == "migrated":
+        upgrade(engine)  # every migration from the first on
     migrate(engine, tmp_path / "ledger.sqlite")
     migrate(engine, tmp_path / "ledger.sqlite")  # again: nothing to do
     with engine.begin() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() == HEAD
+        assert compare_metadata(context, metadata) == []
     engine.dispose()
 
 
