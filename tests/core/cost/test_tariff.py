@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.core.cost.closed import IN_FLIGHT, Closed
 from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
-from agent.core.cost.tariff import IN_FLIGHT, Closed, Tariff
+from agent.core.cost.tariff import Tariff
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import Usage
 from tests.support.money import MODEL, NS, UPSTREAM, book, engine, expected_bill, gpus
@@ -272,22 +273,6 @@ def test_a_price_that_begins_later_begins_a_new_account() -> None:
     slots, through = sums([c for c in [tariff.close(T0 + 10 * NS)] if c])
     assert slots == {("GPU-0", T0): [5 * NS, 0], ("GPU-0", begins): [5 * NS, 5 * NS]}
     assert through == {("GPU-0", T0): begins, ("GPU-0", begins): T0 + 10 * NS}
-
-
-def test_a_changed_book_prices_the_future_only() -> None:
-    from agent.core.cost.accounts import open_account, reprice
-
-    account = open_account(book(), "GPU-0", MODEL, T0)
-    dearer = book(*(row for row in [book().rows[0].__class__("*", (book().rows[0].parts[0],) * 2)]))
-    assert reprice(account, book(), T0 + NS) is account
-    changed = reprice(account, dearer, T0 + NS)
-    assert changed.from_ns == T0
-    assert changed.line is not None
-    assert changed.line.nano(T0 + NS) == expected_bill(T0, T0 + NS)
-    assert changed.line.segments[1][1] == 2 * changed.line.segments[0][1]
-    other = reprice(account, book(currency="USD"), T0 + NS)
-    assert (other.from_ns, other.currency) == (T0 + NS, "USD")
-    assert reprice(account, None, T0 + NS).currency is None
 
 
 def test_an_engine_that_is_no_target_any_more_owns_nothing() -> None:

@@ -1,0 +1,237 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.cost.slots import FIRST_SIGHT_NS, Owner, SlotView, Timeline
+from agent.core.readings import GpuSnapshot
+from tests.support.money import NS, engine, gpus
+
+T0 = 1_800_000_000 * NS
+HOLD = 3 * NS
+
+
+def at(second: float) -> int:
+    return T0 + int(second * NS)
+
+
+class Told:
+    """A timeline that is told in seconds from T0, and asked in them."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline(HOLD)
+
+    def gpus(self, second: float, count: int = 1, pids: tuple[int, ...] = (), **fields: Any) -> "Told":
+        self.timeline.see_gpus(at(second), gpus(at(second), count, pids, **fields))
+        return self
+
+    def driver(self, second: float, state: Any) -> "Told":
+        self.timeline.see_gpus(at(second), GpuSnapshot(read_at_ns=at(second), driver=state))
+        return self
+
+    def engine(self, second: float, **fields: Any) -> "Told":
+        self.timeline.see_engine(at(second), engine(at(second), **fields).status)
+        return self
+
+    def of(self, second: float, uuid: str = "GPU-0") -> SlotView | None:
+        period, _ = self.timeline.period_at(at(second))
+        return None if period is None else period.of(uuid)
+
+    def spans(self) -> list[tuple[float, float]]:
+        return [((p.start_ns - T0) / NS, (p.until_ns - T0) / NS) for p in self.timeline.periods]
+
+
+OWNED = SlotView(None, (Owner("vllm", ready=True),))
+LOADING = SlotView(None, (Owner("vllm", ready=False),))
+UNALLOCATED, OTHER = SlotView("unallocated"), SlotView("other_workload")
+BROKEN, GAP = SlotView("broken"), SlotView("gap")
+
+
+@pytest.mark.parametrize(
+    ("fields", "view"),
+    [
+        ({}, UNALLOCATED),
+        ({"pids": (7,)}, OTHER),
+        ({"processes": None, "utilization_ratio": 0.01}, OTHER),
+        ({"processes": None, "utilization_ratio": 0.0}, UNALLOCATED),
+        ({"processes": None}, UNALLOCATED),
+        ({"utilization_ratio": 0.9}, UNALLOCATED),  # a list of no process says more than a ratio
+        ({"state": "lost"}, BROKEN),
+        ({"state": "hung"}, BROKEN),
+        ({"state": "reset_required", "pids": (7,)}, BROKEN),
+        ({"state": "error"}, GAP),
+    ],
+)
+def test_a_gpu_by_itself(fields: dict[str, Any], view: SlotView) -> None:
+    assert Told().gpus(0, **fields).of(0) == view
+
+
+@pytest.mark.parametrize(
+    ("driver", "view"),
+    [("hung", BROKEN), ("starting", GAP), ("restarting", GAP), ("no_driver", GAP), ("no_library", GAP)],
+)
+def test_when_the_driver_does_not_answer(driver: str, view: SlotView) -> None:
+    told = Told().gpus(0).driver(1, driver)
+    assert (told.of(0.5), told.of(1), told.of(3.9)) == (UNALLOCATED, view, view)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pids", "view"),
+    [
+        ({"owns": ("GPU-0",)}, (), OWNED),
+        ({"owns": ("0",)}, (), OWNED),
+        ({"owns": ("1",)}, (), UNALLOCATED),
+        ({"owns": (), "pids": (7, 8)}, (7, 9), OWNED),
+        ({"owns": (), "pids": (7,)}, (9,), OTHER),
+        ({"owns": (), "pids": ()}, (9,), OTHER),
+        ({"owns": ("1",), "pids": (7,)}, (7,), OTHER),  # the configuration says which GPU it is
+        ({"state": "unknown_format"}, (), OWNED),
+        ({"state": "starting"}, (), LOADING),
+        ({"state": "not_ready"}, (), LOADING),
+        ({"state": "down"}, (7,), LOADING),
+        ({"state": "down"}, (), UNALLOCATED),
+        ({"state": "down", "owns": (), "pids": (7,)}, (7,), OTHER),
+    ],
+)
+def test_a_gpu_and_an_engine(fields: dict[str, Any], pids: tuple[int, ...], view: SlotView) -> None:
+    assert Told().gpus(0, pids=pids).engine(0, **fields).of(0) == view
+
+
+def test_a_gpu_that_is_broken_belongs_to_nobody() -> None:
+    assert Told().gpus(0, state="lost").engine(0).of(0) == BROKEN
+
+
+def test_engines_that_share_a_gpu_are_in_order_of_their_names() -> None:
+    told = Told().gpus(0)
+    for name, state in (("z", "ready"), ("a", "starting"), ("m", "down")):
+        told.engine(0, name=name, state=state)
+    assert told.of(0) == SlotView(None, (Owner("a", ready=False), Owner("z", ready=True)))
+
+
+def test_a_gpu_that_was_looked_for_and_is_not_there_is_broken() -> None:
+    told = Told().gpus(0, 2).gpus(1, 1)
+    assert [told.of(second, "GPU-1") for second in (0.5, 1)] == [UNALLOCATED, BROKEN]
+    assert told.of(1) == UNALLOCATED
+
+
+def test_a_sight_holds_no_longer_than_three_intervals() -> None:
+    told = Told().gpus(0).gpus(10)
+    assert told.spans() == [(0, 3), (10, 13)]
+    timeline = told.timeline
+    assert timeline.period_at(at(-1)) == (None, at(0))
+    assert timeline.period_at(at(3) - 1) == (timeline.periods[0], at(3))
+    assert timeline.period_at(at(3)) == (None, at(10))
+    assert timeline.period_at(at(13)) == (None, None)
+
+
+def test_equal_sights_are_one_period() -> None:
+    told = Told()
+    for second in range(100):
+        told.gpus(second).engine(second)
+    assert told.spans() == [(0, 102)]
+    told.gpus(100, pids=(7,))
+    assert told.spans() == [(0, 100), (100, 103)]
+
+
+def test_an_engine_that_changes_cuts_the_period() -> None:
+    told = Told().gpus(0).engine(0).gpus(1).engine(1.5, state="down").gpus(2)
+    assert told.spans() == [(0, 1.5), (1.5, 5)]
+    assert [told.of(second) for second in (1, 1.5, 2)] == [OWNED, UNALLOCATED, UNALLOCATED]
+
+
+def test_an_engine_does_not_lengthen_what_is_known_of_gpus() -> None:
+    told = Told().gpus(0).engine(0).engine(2, state="down")
+    assert told.spans() == [(0, 2), (2, 3)]
+    told.engine(4, state="ready")  # nobody watches the GPUs now
+    assert told.spans() == [(0, 2), (2, 3)]
+    assert told.gpus(5).of(5) == OWNED
+
+
+@pytest.mark.parametrize(("late", "view"), [(1, OWNED), (FIRST_SIGHT_NS / NS, OWNED), (6, UNALLOCATED)])
+def test_the_first_sight_of_an_engine_counts_back_a_little(late: float, view: SlotView) -> None:
+    told = Told().gpus(0).gpus(2.5).gpus(5)
+    told.engine(late)
+    assert told.of(0) == view
+    assert told.of(late) == OWNED
+
+
+def test_a_second_sight_does_not_count_back() -> None:
+    told = Told().gpus(0).engine(0, state="down").engine(1, state="ready")
+    assert [told.of(second) for second in (0.5, 1)] == [UNALLOCATED, OWNED]
+
+
+def test_the_first_sight_counts_for_a_view_that_was_asked_before() -> None:
+    told = Told().gpus(0)
+    assert told.of(0) == UNALLOCATED
+    assert told.engine(1).of(0) == OWNED
+
+
+def test_a_forgotten_engine_owns_nothing_from_then_on() -> None:
+    told = Told().gpus(0, pids=(7,)).engine(0)
+    told.timeline.forget_engine(at(1), "vllm")
+    told.timeline.forget_engine(at(1.5), "vllm")
+    told.timeline.forget_engine(at(1.5), "never seen")
+    assert told.spans() == [(0, 1), (1, 3)]
+    assert [told.of(second) for second in (0.5, 1, 2.9)] == [OWNED, OTHER, OTHER]
+
+
+def test_what_is_settled_is_forgotten() -> None:
+    told = Told().gpus(0).gpus(1, pids=(7,)).gpus(2)
+    told.timeline.forget_before(at(2) - 1)
+    assert told.spans() == [(1, 2), (2, 5)]
+    told.timeline.forget_before(at(2))
+    assert told.spans() == [(2, 5)]
+    told.timeline.forget_before(at(9))
+    assert told.spans() == []
+    assert told.gpus(10).spans() == [(10, 13)]
+
+
+@dataclass(frozen=True)
+class Sight:
+    step: int  # tenths of a second after the one before
+    what: str
+
+
+@given(
+    st.lists(
+        st.builds(Sight, st.integers(0, 40), st.sampled_from(["empty", "used", "none", "up", "down"])),
+        max_size=25,
+    ),
+    st.lists(st.integers(-5, 400), min_size=1, max_size=20),
+)
+def test_every_instant_has_the_last_sight_of_gpus_and_engines(sights: list[Sight], asked: list[int]) -> None:
+    """Against a plain replay; the engine is known from the start, so that nothing counts back."""
+    told = Told().engine(-1, state="down")
+    now, seen_at, gpu, owner = 0, -1000, "", "down"
+    history: list[tuple[int, int, str, str]] = []  # (tenth, tenth of the last GPU sight, that sight, engine)
+    for sight in sights:
+        now += sight.step
+        second = now / 10
+        match sight.what:
+            case "up" | "down":
+                owner = sight.what
+                told.engine(second, state="ready" if owner == "up" else "down")
+            case "none":
+                gpu, seen_at = "none", now
+                told.driver(second, "no_driver")
+            case _:
+                gpu, seen_at = sight.what, now
+                told.gpus(second, pids=(9,) if gpu == "used" else ())
+        history.append((now, seen_at, gpu, owner))
+    for tenth in asked:
+        last = [entry for entry in history if entry[0] <= tenth]
+        view = told.of(tenth / 10)
+        if not last or tenth >= last[-1][1] + 30:
+            assert view is None
+            continue
+        _, _, gpu, owner = last[-1]
+        if gpu == "none":
+            assert view == GAP
+        elif owner == "up":
+            assert view == OWNED
+        else:
+            assert view == (LOADING if gpu == "used" else UNALLOCATED)
+    spans = told.spans()
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
