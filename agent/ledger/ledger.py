@@ -12,9 +12,9 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from agent.clock import BillClock, boot_id, boot_ns, unix_ns
 from agent.core.cost.accounts import Account
+from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
 from agent.core.cost.reports import Reconciliation, Report, ReportQuery, RequestCost
-from agent.core.cost.tariff import Closed
 from agent.core.ports import ConfigError, TryLater
 from agent.core.requests import RecordBatch, Usage
 from agent.ledger import reading, writing

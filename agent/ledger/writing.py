@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from agent.core.cost.accounts import Account
+from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
-from agent.core.cost.tariff import Closed
 from agent.core.requests import (
     RecordBatch,
     RecordReceipt,
@@ -92,7 +92,7 @@ def _outcomes(connection: Connection, ids: set[str]) -> dict[str, str | None]:
 def _lose_older(connection: Connection, batch: RecordBatch) -> dict[str, int]:
     """Open requests of earlier starts of this sidecar: they ended, unseen, when it was last heard."""
     rows = connection.execute(
-        select(requests.c.id, sidecars.c.heard_ns)
+        select(requests.c.id, requests.c.started_ns, sidecars.c.heard_ns)
         .join(sidecars, (sidecars.c.sidecar == requests.c.sidecar) & (sidecars.c.epoch == requests.c.epoch))
         .where(
             requests.c.settled.is_(False),
@@ -101,7 +101,7 @@ def _lose_older(connection: Connection, batch: RecordBatch) -> dict[str, int]:
             requests.c.epoch < batch.epoch,
         )
     )
-    lost = {row.id: row.heard_ns for row in rows}
+    lost = {row.id: max(row.started_ns, row.heard_ns) for row in rows}
     if lost:
         statement = update(requests).where(requests.c.id == bindparam("key"))
         statement = statement.values(ended_ns=bindparam("at"), outcome=LOST)
@@ -135,8 +135,11 @@ def _write_events(
         )
     if accepted.ended:
         ended = insert(requests)
-        names = ("first_token_ns", "ended_ns", "outcome", "input_tokens", "input_cached_tokens", "output_tokens")
-        changes = {name: ended.excluded[name] for name in names}
+        names = ("first_token_ns", "outcome", "input_tokens", "input_cached_tokens", "output_tokens")
+        changes: dict[str, Any] = {name: ended.excluded[name] for name in names}
+        # What was told first stays; and by a better known skew an end must not come before its start.
+        changes |= {name: func.coalesce(requests.c[name], ended.excluded[name]) for name in ("model", "tenant")}
+        changes["ended_ns"] = func.max(requests.c.started_ns, ended.excluded.ended_ns)
         connection.execute(
             ended.on_conflict_do_update(index_elements=["id"], set_=changes),
             [common | _record_row(record, skew_ns) for record in accepted.ended],
@@ -194,7 +197,12 @@ def _write_account(connection: Connection, account: Account) -> None:
         "through_ns": account.from_ns,
         "is_open": True,
     }
-    connection.execute(insert(accounts).on_conflict_do_nothing(), [row])
+    # There already: priced anew, or another currency took over before anything was booked.
+    opened = insert(accounts)
+    opened = opened.on_conflict_do_update(
+        index_elements=["gpu", "from_ns"], set_={"currency": opened.excluded.currency}
+    )
+    connection.execute(opened, [row])
     connection.execute(
         delete(price_segments).where(
             price_segments.c.gpu == account.gpu, price_segments.c.account_ns == account.from_ns

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import structlog
 
+from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.reports import GpuPrice
-from agent.core.cost.tariff import Closed, Tariff
+from agent.core.cost.tariff import Tariff
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RecordBatch, RecordReceipt, RequestProgressed, RequestRecord, RequestStarted
 from agent.engines.addresses import endpoint

@@ -8,33 +8,11 @@ from agent.core.cost.reports import ReportQuery
 from agent.core.cost.tariff import Tariff
 from agent.core.ports import ConfigError
 from agent.core.requests import RequestProgressed
-from agent.ledger.ledger import Ledger
 from agent.runners.settlement import Settlement
+from tests.support.ledger import T0, lived, opened
 from tests.support.money import NS, HandClock, Sidecar, book, engine, expected_bill, gpus, record
 
-T0 = 1_800_000_000 * NS  # a full minute
 EVER = ReportQuery(start_ns=0, end_ns=2**62)
-
-
-async def opened(path: Path, *, unix: int = T0, boot: int = 1000, boot_name: str = "boot-1") -> Ledger:
-    return await Ledger.open(path, "node-a", unix=lambda: unix, boot=lambda: boot, boot_name=lambda: boot_name)
-
-
-async def lived(ledger: Ledger, clock: HandClock, seconds: int, sidecar: Sidecar | None = None) -> Settlement:
-    """Two GPUs, an engine on the first; a request of half a second at each second, if there is a sidecar."""
-    settlement = Settlement(ledger, book(), "node-a", clock)
-    for second in range(seconds):
-        now = clock.at_ns
-        settlement.observe_gpus(gpus(now, 2))
-        settlement.observe_engine(engine(now))
-        if sidecar is not None:
-            tenant = ("acme", "zeta")[second % 2]
-            ended = record(f"{sidecar.epoch}-{second}", now - NS // 2, now, tenant=tenant)
-            await settlement.accept(sidecar.batch(now, sidecar.end(ended)))
-        await settlement.step()
-        clock.at_ns += NS
-    await settlement.drain()
-    return settlement
 
 
 async def test_the_clock_goes_on_within_a_boot(tmp_path: Path) -> None:

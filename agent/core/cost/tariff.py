@@ -9,10 +9,10 @@ exactly.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from agent.core.cost.accounts import Account, open_account, reprice
 from agent.core.cost.bypass import Bypass
+from agent.core.cost.closed import HOUR_NS, MINUTE_NS, Closed
 from agent.core.cost.live import Booking, Live
 from agent.core.cost.money import split
 from agent.core.cost.prices import PriceBook
@@ -21,44 +21,6 @@ from agent.core.cost.slots import Owner, Period, Timeline
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 
 NS = 1_000_000_000
-MINUTE_NS = 60 * NS
-HOUR_NS = 60 * MINUTE_NS
-IN_FLIGHT = "in_flight"  # outcome under which a request is booked until it ends
-
-
-@dataclass(slots=True)
-class Amount:
-    """What is booked: GPU time and money, and the requests that came to their end there."""
-
-    gpu_ns: int = 0
-    nano: int = 0
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(slots=True)
-class Closed:
-    """What one settlement step decided; the ledger writes it as one transaction."""
-
-    number: int
-    from_ns: int
-    through_ns: int
-    entries: dict[Booking, Amount] = field(default_factory=dict)
-    changed_accounts: list[Account] = field(default_factory=list)  # opened, or priced anew
-    currencies: dict[tuple[str, int], str | None] = field(default_factory=dict)  # (gpu, from_ns) -> of the account
-    accounts_through: dict[tuple[str, int], int] = field(default_factory=dict)  # (gpu, from_ns) -> closed up to
-    retired: list[tuple[str, int]] = field(default_factory=list)  # (gpu, from_ns) of accounts that end here
-    requests: dict[str, Live] = field(default_factory=dict)  # costs changed
-    settled: list[str] = field(default_factory=list)  # ids: their cost is final
-
-    def book(self, booking: Booking, gpu_ns: int, nano: int) -> None:
-        """Add to one entry."""
-        amount = self.entries.get(booking)
-        if amount is None:
-            amount = self.entries[booking] = Amount()
-        amount.gpu_ns += gpu_ns
-        amount.nano += nano
 
 
 class Tariff:
@@ -213,7 +175,7 @@ class Tariff:
     def _settle_requests(self, closed: Closed) -> None:
         through = closed.through_ns
         for request in [r for r in self.live.values() if r.ended_ns is not None and r.ended_ns <= through]:
-            _finish(request, closed)
+            closed.finish(request)
             del self.live[request.id]
             self._by_engine[request.engine].pop(request.id, None)
             self._settled.setdefault(request.engine, []).append(request)
@@ -324,47 +286,8 @@ class _Tick:
         for (use, ns), money in zip(ordered, amounts, strict=True):
             if use.request_id:
                 request = self._tariff.live[use.request_id]
-                self._book_request(request, account, bucket, ns, money)
+                self._closed.book_request(request, account, bucket, ns, money)
             else:
                 model = self._tariff.model_of(use.engine) if use.engine else ""
                 booking = Booking(bucket, account.gpu, account.from_ns, use.state, use.engine, model, "", "")
                 self._closed.book(booking, ns, money)
-
-    def _book_request(self, request: Live, account: Account, bucket: int, ns: int, money: int) -> None:
-        outcome = request.outcome or IN_FLIGHT
-        booking = Booking(
-            bucket, account.gpu, account.from_ns, "request", request.engine, request.model, request.tenant, outcome
-        )
-        self._closed.book(booking, ns, money)
-        if request.outcome is None:
-            before = request.provisional.get(booking, (0, 0))
-            request.provisional[booking] = (before[0] + ns, before[1] + money)
-        request.last_booking = booking
-        request.gpu_ns += ns
-        request.nano += money
-        if account.currency is None:
-            request.unpriced = True
-        else:
-            request.currency = account.currency
-        self._closed.requests[request.id] = request
-
-
-def _finish(request: Live, closed: Closed) -> None:
-    """Give what was booked while it ran its outcome, and count the request where its last GPU time was booked."""
-    outcome = request.outcome or "error"
-    for booking, (ns, nano) in request.provisional.items():
-        closed.book(booking, -ns, -nano)
-        closed.book(booking._replace(outcome=outcome), ns, nano)
-    request.provisional = {}
-    end = request.ended_ns or request.started_ns
-    place = request.last_booking or Booking(
-        end - end % MINUTE_NS, "", 0, "request", request.engine, request.model, request.tenant, outcome
-    )
-    place = place._replace(outcome=outcome)
-    closed.book(place, 0, 0)
-    amount = closed.entries[place]
-    amount.requests += 1
-    amount.input_tokens += (request.usage.input_tokens or 0) + (request.usage.input_cached_tokens or 0)
-    amount.output_tokens += request.usage.output_tokens or 0
-    closed.requests[request.id] = request
-    closed.settled.append(request.id)

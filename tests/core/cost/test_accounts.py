@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_time_without_a_price_is_no_money() -> None:
 def test_pieces_cost_what_the_whole_costs(cuts: list[int]) -> None:
     account = opened(book())
     at = [T0, *sorted(T0 + cut for cut in cuts)]
-    pieces = [account.nano(a, b) for a, b in zip(at, at[1:], strict=False)]
+    pieces = [account.nano(a, b) for a, b in pairwise(at)]
     assert sum(pieces) == account.nano(T0, at[-1]) == expected_bill(T0, at[-1])
     assert min(pieces) >= 0
 
@@ -79,10 +80,17 @@ def test_a_new_book_changes_what_comes_and_nothing_before(
     assert reprice(renewed, after, at) is renewed
 
 
-@given(SEGMENTS, st.integers(0, 50))
-def test_the_same_book_again_is_the_same_account(changes: list[tuple[int, int]], at: int) -> None:
-    account = opened(with_changes(5, changes))
-    assert reprice(account, with_changes(5, changes), T0 + at * NS) is account
+@given(SEGMENTS, st.integers(0, 50), st.integers(0, 60))
+def test_the_same_book_again_changes_no_money(changes: list[tuple[int, int]], at: int, end: int) -> None:
+    account, until = opened(with_changes(5, changes)), T0 + end * NS
+    same = reprice(account, with_changes(5, changes), T0 + at * NS)
+    assert (same.from_ns, same.currency, same.nano(T0, until)) == (T0, "CNY", account.nano(T0, until))
+
+
+@pytest.mark.parametrize("at", [0, 9, 10, 11, 99])
+def test_the_same_book_again_is_the_same_account(at: int) -> None:
+    account = opened(with_changes(5, [(10, 6), (20, 5)]))
+    assert reprice(account, with_changes(5, [(10, 6), (20, 5)]), T0 + at * NS) is account
 
 
 def test_a_dearer_book_prices_the_future_only() -> None:

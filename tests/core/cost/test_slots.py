@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -234,4 +235,4 @@ def test_every_instant_has_the_last_sight_of_gpus_and_engines(sights: list[Sight
         else:
             assert view == (LOADING if gpu == "used" else UNALLOCATED)
     spans = told.spans()
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))

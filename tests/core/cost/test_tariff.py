@@ -14,7 +14,7 @@ from agent.core.cost.prices import PriceBook
 from agent.core.cost.tariff import Tariff
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import Usage
-from tests.support.money import MODEL, NS, UPSTREAM, book, engine, expected_bill, gpus
+from tests.support.money import NS, UPSTREAM, book, engine, expected_bill, gpus
 
 T0 = 1_800_000_000 * NS
 ENGINES = ("a", "b")
