@@ -47,7 +47,7 @@ class SidecarCollector(Collector):
         yield _counter("events_shipped", "Record events that the agent has accepted.", parts.shipper.shipped)
         yield _counter("ship_failures", "Batches that the agent did not accept.", parts.shipper.failures)
         yield _counter(
-            "observation_failures", "Requests that were forwarded without their record.", tally.observation_failures
+            "observation_failures", "Failures to observe a request that was forwarded.", tally.observation_failures
         )
         outcomes = CounterMetricFamily(PREFIX + "requests", "Recorded requests.", labels=["outcome"])
         for outcome in ("ok", "error", "timeout", "client_abort", "rejected"):

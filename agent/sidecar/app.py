@@ -73,14 +73,16 @@ async def running(settings: SidecarSettings, health: Health) -> AsyncIterator[Ru
     port = int(server.sockets[0].getsockname()[1])
     sidecar = RunningSidecar(port, admin_port, forwarder, listener, queue, shipper)
     stop = anyio.Event()
-    async with anyio.create_task_group() as outer:
-        await outer.start(_work, settings, health, sidecar, server, stop)
-        try:
-            yield sidecar
-        finally:
-            stop.set()
-    with anyio.CancelScope(shield=True):
-        await runner.cleanup()
+    try:
+        async with anyio.create_task_group() as outer:
+            await outer.start(_work, settings, health, sidecar, server, stop)
+            try:
+                yield sidecar
+            finally:
+                stop.set()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
 
 
 async def _work(

@@ -102,6 +102,7 @@ class Exchange:
         "_dechunk",
         "_first_byte_ns",
         "_forwarder",
+        "_half_closed",
         "_pending",
         "_pending_bytes",
         "_replay",
@@ -161,6 +162,7 @@ class Exchange:
         self._dechunk = False
         self._until_close = False
         self._connecting = False
+        self._half_closed = False  # one side of the tunnel has no more to send
 
     # the request's way
 
@@ -358,10 +360,18 @@ class Exchange:
         """The client has no more to send."""
         if self.upstream is not None and self.upstream.transport.can_write_eof():
             self.upstream.transport.write_eof()
+        self._tunnel_eof()
 
     def tunnel_eof_from_engine(self) -> None:
         """The engine has no more to send."""
         self.client.write_eof()
+        self._tunnel_eof()
+
+    def _tunnel_eof(self) -> None:
+        """When both sides have said that they send no more, nobody else would close the tunnel."""
+        if self._half_closed and self.upstream is not None:
+            self.upstream.transport.close()  # after what is still to be written; `upstream_lost` follows
+        self._half_closed = True
 
     # the end
 

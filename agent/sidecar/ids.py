@@ -1,8 +1,10 @@
 """Clock and random bits → request ids (UUIDv7), trace and span ids. Pure."""
 
+import re
 from dataclasses import dataclass
 
 RANDOM_BITS = 74
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,9 +36,10 @@ def traceparent(request: RequestId) -> str:
 
 def trace_id_of(header: str) -> str | None:
     """The trace id in a `traceparent` that came in, or None if it is not a valid one (W3C Trace Context 3.2)."""
-    parts = header.strip().split("-")
-    if len(parts) < 4 or len(parts[0]) != 2 or parts[0] == "ff" or len(parts[1]) != 32 or len(parts[2]) != 16:
+    found = _TRACEPARENT.fullmatch(header.strip())
+    if found is None:
         return None
-    if parts[1] == "0" * 32 or not set(parts[1]) <= set("0123456789abcdef"):
+    version, trace_id, parent_id, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not parent_id.strip("0"):
         return None
-    return parts[1]
+    return trace_id

@@ -341,7 +341,8 @@ class ClientConnection(asyncio.Protocol):
         self._active = None
         self._linger_until_ns = None
         self._active_at_ns = self.forwarder.clock.now_ns()
-        if done is not None and (done.close_after or (self._broken and not self._queue)):
+        last = self._broken or self.forwarder.draining  # an answer begun before the drain did not say `close`
+        if done is not None and (done.close_after or (last and not self._queue)):
             self.transport.close()
         elif self._queue:
             following = self._queue.popleft()

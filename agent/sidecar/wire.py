@@ -4,6 +4,7 @@ Hop-by-hop fields (RFC 9110 section 7.6.1) end here; every other field keeps its
 """
 
 import json
+import re
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -87,8 +88,9 @@ def origin_form(target: bytes) -> bytes:
     """`/path?query` of a request target that may be absolute (`http://host/path`)."""
     if target.startswith(b"/") or target == b"*" or b"://" not in target:
         return target
-    _, slash, path = target.partition(b"://")[2].partition(b"/")
-    return slash + path or b"/"
+    rest = target.partition(b"://")[2]
+    path = rest[len(re.split(rb"[/?]", rest, maxsplit=1)[0]) :]
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def field_of(raw: bytes, lower: bytes, name: bytes) -> str:

@@ -16,7 +16,7 @@ from agent.collect.ports_of import PortOwners
 from agent.core.metrics.exposition import Exposition
 from agent.core.metrics.samples import Sample
 from agent.core.readings import EngineSnapshot
-from agent.lifecycle import NS, boot_ns
+from agent.clock import NS, boot_ns
 from tests.support.http import Reply, ToldServer, answer, drip, raw, told_server
 from tests.support.llamacpp import MODEL, llama_server
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.core.ports import Rejected, TryLater
 from agent.delivery.latest import CLOSED_KEPT_NS, CLOSED_REPEATED_NS, LatestDelivery, Outbox
-from agent.lifecycle import NS
+from agent.clock import NS
 
 RESEND = 30 * NS
 

@@ -5,7 +5,8 @@ from agent.core.metrics.series import History
 from agent.core.readings import EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
-from agent.lifecycle import BillClock, Health
+from agent.clock import BillClock
+from agent.lifecycle import Health
 from agent.runners.publish import Publisher
 from exporters.prometheus import render
 

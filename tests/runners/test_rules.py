@@ -13,7 +13,7 @@ from agent.core.metrics.promql import evaluate, parse
 from agent.core.metrics.samples import Sample, SeriesKey
 from agent.core.metrics.series import History
 from agent.delivery.latest import LatestDelivery
-from agent.lifecycle import NS, unix_ns
+from agent.clock import NS, unix_ns
 from agent.runners.rules import RuleRunner, load_rules
 from exporters.alertmanager import AlertmanagerExporter
 from tests.support.alertmanager import alertmanagers
