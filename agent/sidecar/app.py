@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 0.25
 BACKLOG = 1024
+LAST_WORDS_SECONDS = 0.5  # for the answers to requests that are cut at the end
 
 
 @dataclass(slots=True)
@@ -132,6 +133,10 @@ async def _drain(settings: SidecarSettings, server: asyncio.Server, sidecar: Run
         await sidecar.listener.empty.wait()
     if sidecar.forwarder.active:
         log.warning("requests_cut", requests=len(sidecar.forwarder.active), after_seconds=settings.drain_seconds)
+        for exchange in list(sidecar.forwarder.active):
+            exchange.shut_down()
+        with anyio.move_on_after(LAST_WORDS_SECONDS):
+            await sidecar.listener.empty.wait()
     sidecar.listener.cut_all()
     await sidecar.listener.empty.wait()
     sidecar.forwarder.pool.close()

@@ -390,6 +390,13 @@ class Exchange:
         self._drop_upstream()
         self._refuse(504, "Time is up", detail, "timeout")
 
+    def shut_down(self) -> None:
+        """The sidecar ends and waits no longer: the client is told where it still can be. A tunnel is left as it is."""
+        if not self.tunnelled:
+            seconds = self._forwarder.settings.drain_seconds
+            self._drop_upstream()
+            self._refuse(503, "Shutting down", f"not finished within drain_seconds ({seconds:g} s)", "error")
+
     def client_gone(self) -> None:
         """The client has left: the engine must know at once, it frees the request's memory then."""
         self._drop_upstream()

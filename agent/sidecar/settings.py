@@ -14,6 +14,10 @@ def split_url(text: str) -> tuple[bool, str, int]:
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
         raise ValueError(f"expected http://host:port without a path, such as http://127.0.0.1:8000, got {text!r}")
+    try:
+        url.hostname.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"{url.hostname!r} cannot be the name of a host: {error}") from error
     tls = url.scheme == "https"
     return tls, url.hostname, url.port or (443 if tls else 80)
 

@@ -8,8 +8,8 @@ import pytest
 
 from agent.api.probes import MAX_CONNECTIONS, MAX_HEAD_BYTES, PATHS, ProbeName, check, probe_answer, serve_probes
 from agent.api.server import listen
-from agent.core.ports import ConfigError
 from agent.clock import NS, boot_ns
+from agent.core.ports import ConfigError
 from agent.lifecycle import Health
 from tests.support.api import node, served
 

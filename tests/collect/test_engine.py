@@ -11,12 +11,12 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from agent.clock import NS, boot_ns
 from agent.collect.engine import EngineScraper, EngineTarget
 from agent.collect.ports_of import PortOwners
 from agent.core.metrics.exposition import Exposition
 from agent.core.metrics.samples import Sample
 from agent.core.readings import EngineSnapshot
-from agent.clock import NS, boot_ns
 from tests.support.http import Reply, ToldServer, answer, drip, raw, told_server
 from tests.support.llamacpp import MODEL, llama_server
 

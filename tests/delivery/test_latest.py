@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.clock import NS
 from agent.core.ports import Rejected, TryLater
 from agent.delivery.latest import CLOSED_KEPT_NS, CLOSED_REPEATED_NS, LatestDelivery, Outbox
-from agent.clock import NS
 
 RESEND = 30 * NS
 

@@ -14,10 +14,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.clock import NS, unix_ns
 from agent.core.alerts.alert import Alert, AlertState
 from agent.core.ports import Rejected, TryLater
 from agent.delivery.latest import LatestDelivery
-from agent.clock import NS, unix_ns
 from exporters.alertmanager import AlertmanagerExporter, payload, retry_after_seconds, rfc3339
 from tests.support.alertmanager import alertmanagers, eventually
 from tests.support.components import need

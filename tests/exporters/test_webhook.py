@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from agent.clock import NS, unix_ns
 from agent.core.alerts.alert import Alert, AlertState
 from agent.core.ports import Rejected, TryLater
-from agent.clock import NS, unix_ns
 from exporters.alertmanager import AlertmanagerExporter
 from exporters.webhook import WebhookExporter, idempotency_key, webhook_body
 from tests.support.alertmanager import alertmanagers

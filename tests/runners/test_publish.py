@@ -1,3 +1,4 @@
+from agent.clock import BillClock
 from agent.core.board import Board
 from agent.core.metrics.promql import Vector, evaluate, parse
 from agent.core.metrics.samples import Sample, SeriesKey
@@ -5,7 +6,6 @@ from agent.core.metrics.series import History
 from agent.core.readings import EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
-from agent.clock import BillClock
 from agent.lifecycle import Health
 from agent.runners.publish import Publisher
 from exporters.prometheus import render

@@ -7,13 +7,13 @@ import aiohttp
 import anyio
 import pytest
 
+from agent.clock import NS, unix_ns
 from agent.core.alerts.alert import Alert, AlertState
 from agent.core.alerts.rulefile import RuleFileError, parse_rule_file
 from agent.core.metrics.promql import evaluate, parse
 from agent.core.metrics.samples import Sample, SeriesKey
 from agent.core.metrics.series import History
 from agent.delivery.latest import LatestDelivery
-from agent.clock import NS, unix_ns
 from agent.runners.rules import RuleRunner, load_rules
 from exporters.alertmanager import AlertmanagerExporter
 from tests.support.alertmanager import alertmanagers

@@ -1,19 +1,25 @@
 """A sidecar in the test's own loop, and a receiver of its records that can refuse them."""
 
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 from aiohttp import web
+from anyio.abc import Process
 
 from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, RequestEvent, RequestRecord
 from agent.lifecycle import Health
 from agent.sidecar.app import RunningSidecar, running
 from agent.sidecar.settings import SidecarSettings
-from tests.support.upstream import until
+from tests.support.upstream import WAIT_SECONDS, until
 
+ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -95,3 +101,44 @@ async def receiver(refuse: Callable[[int], int | None] = lambda _: None, port: i
         yield state
     finally:
         await runner.cleanup()
+
+
+@dataclass(slots=True)
+class SidecarProcess:
+    """`engineroom sidecar` as a process of its own, and what it has said on stderr so far."""
+
+    process: Process
+    said: str = ""
+
+    async def until_it_says(self, words: str) -> None:
+        """Read its log until `words` come. Raises `anyio.EndOfStream` when it ends without them."""
+        assert self.process.stderr is not None
+        with anyio.fail_after(2 * WAIT_SECONDS):
+            while words not in self.said:
+                self.said += (await self.process.stderr.receive()).decode()
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self.process.stderr is not None
+        with anyio.fail_after(2 * WAIT_SECONDS):
+            async for part in self.process.stderr:
+                self.said += part.decode()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def sidecar_process(**settings: Any) -> AsyncIterator[SidecarProcess]:
+    """The command with these settings in its environment; killed at the end if it still runs."""
+    given = {f"ENGINEROOM__SIDECAR__{key.upper()}": str(value) for key, value in settings.items()}
+    process = await anyio.open_process(
+        (sys.executable, "-m", "agent", "sidecar"), cwd=ROOT, env=os.environ | given, stdin=None, stdout=None
+    )
+    running_process = SidecarProcess(process)
+    try:
+        yield running_process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+        print(running_process.said)  # shown by pytest when the test fails

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import anyio
 
 WAIT_SECONDS = 10
+GRACE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -105,45 +106,57 @@ Script = Callable[[Wire], Awaitable[None]]
 
 @dataclass(slots=True)
 class ScriptedUpstream:
+    host: str = "127.0.0.1"
     port: int = 0
     connections: int = 0
     errors: list[BaseException] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 @asynccontextmanager
-async def upstream(script: Script) -> AsyncIterator[ScriptedUpstream]:
-    """An engine that runs `script` on every connection, then closes it. A script's error fails the test at the end."""
-    state = ScriptedUpstream()
-    open_wires: set[Wire] = set()
+async def upstream(script: Script, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[ScriptedUpstream]:
+    """An engine that runs `script` on every connection, then closes it. A script's error fails the test at the end.
+
+    At the end, connections are reset; a script that waits for something else than its connection is cancelled then.
+    """
+    state = ScriptedUpstream(host)
+    running: dict[Wire, anyio.CancelScope] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state.connections += 1
         wire = Wire(reader, writer)
-        open_wires.add(wire)
         try:
-            await script(wire)
+            with anyio.CancelScope() as running[wire]:
+                await script(wire)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the sidecar closed the connection, as it may after the last request
         except Exception as error:  # noqa: BLE001 - shown by the test
             state.errors.append(error)
         finally:
             writer.close()
-            open_wires.discard(wire)
+            del running[wire]
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**22)
+    server = await asyncio.start_server(serve, host, port, limit=2**22)
     state.port = server.sockets[0].getsockname()[1]
     try:
         yield state
+    except BaseException as error:
+        for cause in state.errors:
+            error.add_note(f"the engine's script failed: {cause!r}")
+        raise
     finally:
         server.close()
-        for wire in open_wires:
+        for wire in running:
             wire.reset()
         with anyio.CancelScope(shield=True):
-            await until(lambda: not open_wires)
+            with anyio.move_on_after(GRACE_SECONDS):
+                await until(lambda: not running)
+            for scope in running.values():
+                scope.cancel()
+            await until(lambda: not running)
     assert not state.errors, state.errors
 
 
@@ -171,9 +184,9 @@ def whole(body: bytes, kind: str = "application/json", status: str = "200 OK", m
 
 
 @asynccontextmanager
-async def connect(port: int) -> AsyncIterator[Wire]:
+async def connect(port: int, host: str = "127.0.0.1") -> AsyncIterator[Wire]:
     """A client's connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+    reader, writer = await asyncio.open_connection(host, port, limit=2**22)
     try:
         yield Wire(reader, writer)
     finally:

@@ -1,0 +1,127 @@
+"""The admin address: the names on /metrics, their values after some traffic, and what the probes say."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import anyio
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.sidecar.app import RunningSidecar
+from tests.support.sidecar import receiver, records, sidecar
+from tests.support.upstream import Wire, connect, post, repeat, until, upstream, whole
+
+OWN = {
+    "requests_in_flight": "gauge",
+    "client_connections": "gauge",
+    "upstream_idle_connections": "gauge",
+    "upstream_up": "gauge",
+    "events_pending": "gauge",
+    "forwarded": "counter",
+    "upstream_connects": "counter",
+    "upstream_retries": "counter",
+    "events_shipped": "counter",
+    "ship_failures": "counter",
+    "observation_failures": "counter",
+    "requests": "counter",
+    "events_dropped": "counter",
+}
+
+
+@asynccontextmanager
+async def answer(proxy: RunningSidecar, path: str) -> AsyncIterator[tuple[int, str]]:
+    url = f"http://127.0.0.1:{proxy.admin_port}{path}"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        yield response.status, await response.text()
+
+
+async def values(proxy: RunningSidecar) -> dict[str, float]:
+    """Every sample of our own by name, and label value where there is one."""
+    async with answer(proxy, "/metrics") as (status, text):
+        assert status == 200
+    return {
+        ".".join((sample.name.removeprefix("engineroom_sidecar_"), *sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("engineroom_sidecar_")
+    }
+
+
+async def test_the_names_and_types_of_the_metrics() -> None:
+    async with sidecar("http://127.0.0.1:9") as proxy, answer(proxy, "/metrics") as (_, text):
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+    own = {name: family for name, family in families.items() if name.startswith("engineroom_")}
+    assert {name.removeprefix("engineroom_sidecar_"): family.type for name, family in own.items()} == OWN
+    assert all(family.documentation for family in own.values())
+    assert "process_resident_memory_bytes" in families
+
+
+async def test_the_values_follow_the_traffic() -> None:
+    go_on = anyio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.message()
+        await wire.send(whole(b"{}"))
+        await wire.message()
+        await go_on.wait()
+        await wire.send(whole(b"no", status="429 Too Many"))
+        await wire.until_closed()
+
+    async with upstream(script) as engine, sidecar(engine.url) as proxy, connect(proxy.port) as client:
+        before = await values(proxy)
+        assert (before["forwarded_total"], before["requests_total.ok"], before["upstream_up"]) == (0, 0, 1)
+        await client.send(post(b"{}"))
+        await client.answer()
+        await client.send(post(b"{}"))
+        await until(lambda: len(proxy.forwarder.active) == 1)
+        during = await values(proxy)
+        assert (during["requests_in_flight"], during["client_connections"]) == (1, 1)
+        go_on.set()
+        await client.answer()
+        await until(lambda: len(records(proxy)) == 2)
+        after = await values(proxy)
+    assert (after["requests_in_flight"], after["forwarded_total"], after["upstream_connects_total"]) == (0, 2, 1)
+    assert (after["requests_total.ok"], after["requests_total.rejected"], after["requests_total.error"]) == (1, 1, 0)
+    assert after["upstream_idle_connections"] == 1
+    assert after["events_pending"] + after["events_shipped_total"] == 4
+
+
+async def test_an_engine_that_is_away_shows_but_the_sidecar_stays_ready() -> None:
+    async with sidecar("http://127.0.0.1:9") as proxy, connect(proxy.port) as client:
+        await client.send(post(b"{}"))
+        assert (await client.answer()).status == 502
+        found = await values(proxy)
+        assert (found["upstream_up"], found["requests_total.error"]) == (0, 1)
+        async with answer(proxy, "/readyz") as (status, text):
+            assert status == 200  # clients shall get its 502, which says more than a refused connection
+            assert "upstream: no connection to 127.0.0.1:9" in text
+
+
+@pytest.mark.parametrize(("refuses", "said"), [(False, "agent: reachable"), (True, "agent: not reachable")])
+async def test_readiness_tells_of_the_agent(refuses: bool, said: str) -> None:
+    async with (
+        upstream(repeat(whole(b"{}"))) as engine,
+        receiver(lambda _: 503 if refuses else None) as agent,
+        sidecar(engine.url, agent_url=agent.url, ship_drain_seconds=0) as proxy,
+        connect(proxy.port) as client,
+    ):
+        async with answer(proxy, "/readyz") as (status, text):
+            assert (status, text.splitlines()[2]) == (200, "agent: not asked yet")
+        await client.send(post(b"{}"))
+        await client.answer()
+        await until(lambda: proxy.shipper.reachable is not None)
+        async with answer(proxy, "/readyz") as (status, text):
+            assert (status, text.splitlines()[0]) == (200, "ready")
+            assert said in text
+        found = await values(proxy)
+        assert (found["ship_failures_total"] > 0) is refuses
+
+
+async def test_a_sidecar_that_drains_is_alive_and_not_ready() -> None:
+    async with sidecar("http://127.0.0.1:9") as proxy:
+        proxy.forwarder.draining = True
+        async with answer(proxy, "/readyz") as (status, text):
+            assert (status, text.splitlines()[0]) == (503, "not ready: draining")
+        async with answer(proxy, "/livez") as (status, text):
+            assert (status, text) == (200, "ok\n")
