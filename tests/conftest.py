@@ -1,10 +1,20 @@
-"""Settings of every test: one async backend, one place for the recorded data that is not in this repository."""
+"""Settings of every test: one async backend, long ones only when asked for, recorded data from beside the checkout."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `long`, unless ./dev test --long asked for the full counts."""
+    if os.environ.get("ENGINEROOM_LONG"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture
