@@ -28,6 +28,7 @@ from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
 from agent.core.metrics.samples import Sample
 from agent.core.metrics.series import History
+from agent.core.ports import TryLater
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
@@ -145,7 +146,7 @@ class Agent:
                     async with running() as inside:
                         inside.start_soon(partial(serve, build_api(self.services()), *api, bound=api_socket))
                         await until_signal(self.health)
-                await self.settlement.drain()
+                await self._book_the_rest()
 
     def _start_stations(self, group: TaskGroup) -> None:
         def pulse(name: str, seconds: float, step: Callable[[], Awaitable[None]], *, essential: bool) -> None:
@@ -157,6 +158,13 @@ class Agent:
         pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
         pulse("publish", PUBLISH_SECONDS, self.publisher.step, essential=False)
         pulse("rules", self.settings.rules.interval_seconds, self._evaluate_rules, essential=True)
+
+    async def _book_the_rest(self) -> None:
+        """Close the bill up to now. What cannot be written any more is booked as `gap` at the next start."""
+        try:
+            await self.settlement.drain()
+        except TryLater as error:
+            log.error("last_seconds_not_booked", reason=error.reason)
 
     async def _evaluate_rules(self) -> None:
         self.rules.evaluate(self.publisher.now_ms(), boot_ns())

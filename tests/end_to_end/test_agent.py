@@ -144,13 +144,7 @@ def test_a_full_disk_stops_the_booking_and_loses_nothing(tmp_path: Path) -> None
         with agent(disk / "data", *SIMULATED, config={}) as running:
             running.ready()
             running.until(lambda: running.metric("engineroom_gpu_slot_seconds_total"), "booked time")
-            filler = disk / "filler"
-            with filler.open("wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(bytes(4096))
-                except OSError:
-                    pass
+            filler = fill(disk)
             failing = 'engineroom_cycle_up{cycle="settlement"'
             running.until(lambda: running.metric(failing) == 0, "the settlement says that it fails")
             assert running.get("/livez", port=running.probes)[0] == 200
@@ -160,9 +154,22 @@ def test_a_full_disk_stops_the_booking_and_loses_nothing(tmp_path: Path) -> None
             proof = running.json("/api/v1/cost/reconcile")
             assert proof["reconciles"]
             assert not any("gap" in slot["parts_ns"] for slot in proof["slots"])
+            fill(disk)
+            running.until(lambda: running.metric(failing) == 0, "the disk is full again")
             assert running.stop() == 0
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Use up all that is left on a small file system; the file that does it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
 
 
 @pytest.mark.component("prometheus")
