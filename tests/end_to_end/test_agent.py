@@ -239,3 +239,41 @@ async def test_a_real_alertmanager_shows_the_alert_and_later_its_resolution(tmp_
             assert running.metric("engineroom_alerts_delivered_total") is not None
     finally:
         manager.kill()
+
+
+@pytest.mark.component("faketime")
+def test_steps_of_the_wall_clock_reach_neither_the_bill_nor_the_rules(tmp_path: Path) -> None:
+    need("faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    wall = tmp_path / "wall"
+    wall.write_text("+0")
+    environment = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(wall),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    prices = {"file": str(ROOT / "deploy/examples/prices.yaml"), "currency": "CNY"}
+    config = {"prices": prices, "rules": {"interval_seconds": 0.5}}
+    with agent(tmp_path / "data", *SIMULATED, config=config, environment=environment) as running:
+        running.ready()
+        step = "engineroom_clock_step_seconds{node="
+        for offset in (3600, -7200):
+            wall.write_text(f"{offset:+d}")
+            running.until(lambda: abs((running.metric(step) or 0) - offset) < 60, "the step is seen")  # noqa: B023 - run at once
+            ticks = "count_over_time(engineroom_gpu_up[5s])"
+            before = running.metric('engineroom_cycle_runs_total{cycle="rules"') or 0
+            running.until(
+                lambda: (running.metric('engineroom_cycle_runs_total{cycle="rules"') or 0) > before + 5,  # noqa: B023
+                "the rules go on",
+            )
+            answer = running.json(f"/api/v1/query?query={ticks}")["data"]["result"]
+            assert all(float(series["value"][1]) >= 2 for series in answer)
+            assert running.json("/api/v1/alerts")["data"]["alerts"] == []
+            assert running.get("/livez", port=running.probes)[0] == 200
+        running.until(lambda: running.metric("engineroom_cost_total{"), "booked money")
+        proof = running.json("/api/v1/cost/reconcile")
+        assert proof["reconciles"]
+        assert "gap" not in proof["parts_nano"]
+        assert all(slot["wall_ns"] < 120 * 10**9 for slot in proof["slots"])
+        assert running.stop() == 0
