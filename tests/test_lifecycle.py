@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import anyio
@@ -103,3 +105,30 @@ async def test_nested_groups_stop_from_the_inside_out() -> None:
             async with running() as inner:
                 await inner.start(part, "inner")
     assert stopped == ["inner", "outer"]
+
+
+CRASH = """
+import anyio
+from agent.lifecycle import Health, every, running, until_signal
+
+async def pulse():
+    raise OSError("a cycle may fail")
+
+async def station():
+    raise RuntimeError("a station may not")
+
+async def main():
+    health = Health()
+    async with running() as group:
+        group.start_soon(every, "pulse", 0.01, pulse, health)
+        group.start_soon(station)
+        await until_signal(health)
+
+anyio.run(main, backend_options={"use_uvloop": True})
+"""
+
+
+def test_a_crash_outside_a_cycle_ends_the_process_with_status_1() -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: a station may not" in done.stderr

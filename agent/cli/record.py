@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from agent.core.ports import ConfigError
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -23,6 +25,9 @@ def run(options: argparse.Namespace) -> int:
     from agent.collect.gpu.record import record_machine
 
     machine = record_machine()
-    options.file.write_text(json.dumps(machine, indent=2) + "\n")
+    try:
+        options.file.write_text(json.dumps(machine, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError("FILE", f"{options.file} cannot be written: {error.strerror}") from error
     print(f"{options.file}: {len(machine['gpus'])} GPUs", file=sys.stderr)
     return 0
