@@ -88,7 +88,9 @@ class Sink:
                         sink.ended += 1
                         usage = event.record.usage
                         sink.outcomes.add(f"{event.record.outcome} {usage.input_tokens} {usage.output_tokens}")
-                body = msgspec.msgpack.encode(RecordReceipt(accepted_through=batch.events[-1].sequence))
+                body = msgspec.msgpack.encode(
+                    RecordReceipt(accepted_through=max([e.sequence for e in batch.events], default=0))
+                )
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

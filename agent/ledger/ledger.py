@@ -34,6 +34,7 @@ class Opened:
     through_ns: int | None = None
     step: int = 0
     live: list[Live] = field(default_factory=list)
+    senders: list[tuple[str, int]] = field(default_factory=list)  # (sidecar, epoch) that have open requests
     ended: int = 0  # requests whose end is known
     cost_nano: dict[CostKey, int] = field(default_factory=dict)
     slot_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # (gpu, state)
@@ -102,6 +103,10 @@ class Ledger:
         """Store a sidecar's events; they are on disk when this returns. Repeats (by number or id) are left out."""
         return await self._write(lambda connection: writing.accept(connection, batch, skew_ns))
 
+    async def lose(self, sidecar: str, epoch: int, at_ns: int) -> dict[str, int]:
+        """Give up the open requests of a silent sidecar; request id -> the end it is given."""
+        return await self._write(lambda connection: writing.lose(connection, sidecar, epoch, at_ns))
+
     async def settle(self, closed: Closed) -> None:
         """Write one settlement step in one transaction. Calling it again with the same step is harmless."""
         await self._write(lambda connection: writing.settle(connection, closed))
@@ -135,6 +140,8 @@ class Ledger:
                 if is_open:
                     found.accounts.append(account)
             found.live = _open_requests(connection)
+            senders = select(requests.c.sidecar, requests.c.epoch).where(requests.c.outcome.is_(None)).distinct()
+            found.senders = [(row.sidecar, row.epoch) for row in connection.execute(senders)]
             ended = select(func.count()).select_from(requests).where(requests.c.ended_ns.is_not(None))
             found.ended = connection.execute(ended).scalar_one()
             _totals(connection, found)

@@ -20,7 +20,7 @@ from agent.core.requests import (
 )
 from agent.ledger.tables import accounts, entries, node_state, price_segments, requests, sidecars
 
-LOST = "lost"  # outcome of a request whose sidecar started anew without telling its end
+LOST = "lost"  # outcome of a request whose sidecar started anew, or fell silent, without telling its end
 _CHUNK = 500
 
 
@@ -101,7 +101,23 @@ def _lose_older(connection: Connection, batch: RecordBatch) -> dict[str, int]:
             requests.c.epoch < batch.epoch,
         )
     )
-    lost = {row.id: max(row.started_ns, row.heard_ns) for row in rows}
+    return _mark_lost(connection, {row.id: max(row.started_ns, row.heard_ns) for row in rows})
+
+
+def lose(connection: Connection, sidecar: str, epoch: int, at_ns: int) -> dict[str, int]:
+    """Give up the open requests of a sidecar that fell silent at `at_ns`: request id -> end. A later end revises it."""
+    rows = connection.execute(
+        select(requests.c.id, requests.c.started_ns).where(
+            requests.c.settled.is_(False),
+            requests.c.outcome.is_(None),
+            requests.c.sidecar == sidecar,
+            requests.c.epoch == epoch,
+        )
+    )
+    return _mark_lost(connection, {row.id: max(row.started_ns, at_ns) for row in rows})
+
+
+def _mark_lost(connection: Connection, lost: dict[str, int]) -> dict[str, int]:
     if lost:
         statement = update(requests).where(requests.c.id == bindparam("key"))
         statement = statement.values(ended_ns=bindparam("at"), outcome=LOST)

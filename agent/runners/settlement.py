@@ -15,13 +15,14 @@ from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RecordBatch, RecordReceipt, RequestProgressed, RequestRecord, RequestStarted
 from agent.engines.addresses import endpoint
 from agent.ledger.ledger import CostKey, Ledger
-from agent.ledger.writing import LOST, Accepted
+from agent.ledger.writing import LOST
 
 log = structlog.get_logger()
 
 NS = 1_000_000_000
 QUIET_SECONDS = 5  # where nothing but states is booked, one transaction covers this much time
 SKEW_SAMPLES = 16
+SILENT_NS = 60 * NS  # a sidecar with an open request is heard every 10 s, or it is gone
 
 
 class Clock(Protocol):
@@ -75,6 +76,8 @@ class Settlement:
         self._prepared: Closed | None = None  # decided, not in the ledger yet
         self._engines: dict[str, str] = {}  # host:port -> name
         self._last_read_ns = -1
+        # Silence counts from now on: while this agent was away it could hear nobody.
+        self._heard: dict[tuple[str, int], int] = dict.fromkeys(opened.senders, clock.now_ns())
         self._skews: dict[tuple[str, int], deque[int]] = {}
 
     @property
@@ -112,6 +115,7 @@ class Settlement:
 
     async def accept(self, batch: RecordBatch) -> RecordReceipt:
         """Store a sidecar's events durably, then let them count. Raises `TryLater` when they cannot be stored."""
+        self._heard[batch.sidecar, batch.epoch] = self._clock.now_ns()  # also when it cannot be stored now
         skew = self._skew(batch)
         accepted = await self._ledger.accept(batch, skew)
         for started in accepted.started:
@@ -122,7 +126,7 @@ class Settlement:
             # A request that was taken for lost and settled keeps its cost; its outcome and tokens are in the ledger.
             if record.id in self._tariff.live or record.id not in accepted.revised:
                 self._end(record, skew)
-        self._lose(accepted)
+        self._lose(accepted.lost)
         self.accepted["start"] += len(accepted.started)
         self.accepted["progress"] += len(accepted.progressed)
         self.accepted["end"] += len(accepted.ended)
@@ -176,8 +180,25 @@ class Settlement:
         if record.first_token_at_ns is not None:
             live.first_token_ns = record.first_token_at_ns + skew_ns
 
-    def _lose(self, accepted: Accepted) -> None:
-        for request_id, heard_ns in accepted.lost.items():
+    @property
+    def open_requests(self) -> int:
+        """Requests whose end is not known."""
+        return sum(live.ended_ns is None for live in self._tariff.live.values())
+
+    async def _give_up_silent(self) -> None:
+        """End the open requests of sidecars that are gone: they would go on taking their engine's time for ever."""
+        now = self._clock.now_ns()
+        for (sidecar, epoch), heard_ns in list(self._heard.items()):
+            if now - heard_ns <= SILENT_NS:
+                continue
+            lost = await self._ledger.lose(sidecar, epoch, heard_ns)
+            del self._heard[sidecar, epoch]
+            self._lose(lost)
+            if lost:
+                log.warning("sidecar_silent", sidecar=sidecar, requests=len(lost))
+
+    def _lose(self, lost: dict[str, int]) -> None:
+        for request_id, heard_ns in lost.items():
             live = self._tariff.live.get(request_id)
             if live is not None and live.ended_ns is None:
                 live.ended_ns, live.outcome = max(live.started_ns, heard_ns), LOST
@@ -187,6 +208,7 @@ class Settlement:
 
         Raises `TryLater` while the ledger cannot be written: the decided step is kept and offered again.
         """
+        await self._give_up_silent()
         until = self._clock.now_ns() - self._watermark_ns
         until -= until % NS
         through = self._tariff.through_ns

@@ -81,6 +81,13 @@ class SidecarSettings(Section):
     ship_interval_seconds: float = Field(0.5, gt=0, description="Longest time an event waits before it is sent.")
     ship_batch_events: int = Field(500, ge=1, le=5000, description="Most events in one batch.")
     ship_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the agent's answer to one batch.")
+    heartbeat_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=20,
+        description="While a request is open: longest silence towards the agent, which gives up the requests of a "
+        "sidecar that it has not heard for a minute.",
+    )
     ship_drain_seconds: float = Field(5.0, ge=0, description="At shutdown, how long to go on sending what is left.")
     drain_seconds: float = Field(30.0, ge=0, description="At shutdown, how long requests in flight may take to finish.")
 

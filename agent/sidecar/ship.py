@@ -12,9 +12,9 @@ import anyio
 import msgspec
 import structlog
 
-from agent.clock import unix_ns
+from agent.clock import NS, boot_ns, unix_ns
 from agent.core.ports import Rejected, TryLater
-from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, RequestEvent
+from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, RequestEvent, RequestStarted
 from agent.sidecar.settings import SidecarSettings
 
 log = structlog.get_logger()
@@ -35,16 +35,26 @@ class EventQueue:
         self.sequence = 0
         self.dropped: dict[str, int] = {"start": 0, "progress": 0, "end": 0}
         self._events: deque[RequestEvent] = deque()
+        self._open: set[str] = set()
         self._ends_only_from = int(limit * ENDS_ONLY_FROM)
         self._dropping = False
 
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def open(self) -> int:
+        """Requests that were told to have started and not yet to have ended."""
+        return len(self._open)
+
     def put(self, make: Callable[[int], RequestEvent]) -> None:
         """Number the event that `make` builds and hold it. Never blocks, never raises for want of room."""
         self.sequence += 1
         event = make(self.sequence)
+        if isinstance(event, RequestStarted):
+            self._open.add(event.id)
+        elif isinstance(event, RequestEnded):
+            self._open.discard(event.record.id)
         held = len(self._events)
         if held >= self._ends_only_from and (held >= self.limit or not isinstance(event, RequestEnded)):
             self.dropped[str(event.__struct_config__.tag)] += 1
@@ -85,6 +95,7 @@ class Shipper:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(RecordReceipt)
         self._draining = anyio.Event()
+        self._heard_ns = boot_ns()  # when the agent last accepted something
         self._batch_events = settings.ship_batch_events
 
     async def run(self) -> None:
@@ -96,9 +107,9 @@ class Shipper:
                 if len(self.queue) < self._batch_events and attempts == 0 and not self._draining.is_set():
                     await self._pause(self.settings.ship_interval_seconds)
                 batch = self.queue.peek(self._batch_events)
-                if not batch:
-                    if self._draining.is_set():
-                        return
+                if not batch and self._draining.is_set():
+                    return
+                if not batch and not self._heartbeat_is_due():
                     continue
                 try:
                     receipt = await self.send(session, batch)
@@ -109,8 +120,9 @@ class Shipper:
                     await self._pause(self._backoff(attempts, after))
                     continue
                 attempts = 0
+                self._heard_ns = boot_ns()
                 self.shipped += self.queue.release(receipt.accepted_through)
-                if receipt.accepted_through < batch[-1].sequence:
+                if batch and receipt.accepted_through < batch[-1].sequence:
                     attempts = 1
                     await self._pause(self._backoff(1, None))
                 if self.reachable is not True:
@@ -120,6 +132,10 @@ class Shipper:
     def drain(self) -> None:
         """No more events come: send what is left, then let `run` end."""
         self._draining.set()
+
+    def _heartbeat_is_due(self) -> bool:
+        """While a request is open and nothing happens, an empty batch says that this sidecar still watches it."""
+        return self.queue.open > 0 and boot_ns() - self._heard_ns >= self.settings.heartbeat_seconds * NS
 
     async def send(self, session: aiohttp.ClientSession, events: tuple[RequestEvent, ...]) -> RecordReceipt:
         """One batch. Raises `TryLater` for anything that may pass, `Rejected` when the agent refuses the batch."""

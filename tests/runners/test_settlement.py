@@ -258,3 +258,52 @@ async def test_prices_in_force(bench: Bench) -> None:
     (price,) = bench.settlement.prices_in_force()
     assert (price.gpu_model, price.currency) == ("NVIDIA H100 80GB HBM3", "CNY")
     assert price.nano_per_hour == sum(part.nano_per_hour for part in price.parts)
+
+
+async def test_the_open_requests_of_a_silent_sidecar_are_lost_and_a_late_end_still_counts(bench: Bench) -> None:
+    sidecar = Sidecar()
+
+    def see(at: int) -> None:
+        bench.settlement.observe_gpus(gpus(at, 2, pids=(7,)))
+        bench.settlement.observe_engine(engine(at))
+
+    await bench.run(3, see)
+    heard = bench.clock.at_ns
+    await bench.settlement.accept(sidecar.batch(heard, sidecar.start("r1", heard)))
+    await bench.run(50, see)
+    assert bench.settlement.open_requests == 1
+    await bench.run(30, see)
+    assert bench.settlement.open_requests == 0
+    late = bench.clock.at_ns
+    await bench.settlement.accept(sidecar.batch(late, sidecar.end(record("r1", heard, heard + NS))))
+    await bench.run(10, see)
+    await bench.settlement.drain()
+    cost = await bench.ledger.request_cost("r1")
+    assert cost is not None
+    assert (cost.outcome, cost.settled) == ("ok", True)
+    found = await bench.ledger.reconcile()
+    assert found.reconciles
+    assert found.bill_nano == 2 * expected_bill(T0, bench.clock.at_ns)
+    assert found.slots[0].parts_ns["loaded_idle"] > 20 * NS
+    assert [r.id for r in bench.ended] == ["r1"]
+
+
+async def test_a_sidecar_that_is_heard_keeps_its_requests_also_over_a_restart(bench: Bench) -> None:
+    sidecar = Sidecar()
+
+    def see(at: int) -> None:
+        bench.settlement.observe_gpus(gpus(at, 2, pids=(7,)))
+        bench.settlement.observe_engine(engine(at))
+
+    await bench.run(3, see)
+    await bench.settlement.accept(sidecar.batch(bench.clock.at_ns, sidecar.start("r1", bench.clock.at_ns)))
+    for _ in range(4):
+        await bench.run(30, see)
+        await bench.settlement.accept(sidecar.batch(bench.clock.at_ns))  # a heartbeat
+    assert bench.settlement.open_requests == 1
+    bench.clock.at_ns += 300 * NS  # the agent is away
+    await bench.restart()
+    await bench.run(50, see)
+    assert bench.settlement.open_requests == 1, "silence counts from the restart on"
+    await bench.run(30, see)
+    assert bench.settlement.open_requests == 0

@@ -1,6 +1,7 @@
 """Records reach a real HTTP receiver: none lost, none twice, while it refuses, is away, or comes back."""
 
 import aiohttp
+import anyio
 import pytest
 
 from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted
@@ -111,3 +112,19 @@ async def test_own_metrics_and_probes() -> None:
         assert (await session.get(f"{base}/livez")).status == 200
         ready = await session.get(f"{base}/readyz")
         assert (ready.status, (await ready.text()).splitlines()[0]) == (200, "ready")
+
+
+async def test_a_sidecar_with_an_open_request_is_heard_although_nothing_happens() -> None:
+    async with receiver() as agent:
+        queue = EventQueue(100)
+        settings = SidecarSettings(agent_url=agent.url, ship_interval_seconds=0.02, heartbeat_seconds=0.05, name="test")
+        shipper = Shipper(queue, settings, epoch=1)
+        queue.put(started)
+        async with anyio.create_task_group() as group:
+            group.start_soon(shipper.run)
+            await until(lambda: len([batch for batch in agent.batches if not batch.events]) >= 2)
+            queue.put(ended)
+            await until(lambda: len(agent.accepted) == 2)
+            shipper.drain()
+        assert queue.open == 0
+        assert [event.sequence for event in agent.accepted] == [1, 2]

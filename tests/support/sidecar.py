@@ -88,7 +88,7 @@ async def receiver(refuse: Callable[[int], int | None] = lambda _: None, port: i
         if status is not None:
             return web.Response(status=status, headers={"Retry-After": "0"}, text="not now")
         state.batches.append(batch)
-        receipt = RecordReceipt(accepted_through=batch.events[-1].sequence)
+        receipt = RecordReceipt(accepted_through=max([event.sequence for event in batch.events], default=0))
         return web.Response(body=msgspec.msgpack.encode(receipt), content_type="application/msgpack")
 
     app = web.Application()
