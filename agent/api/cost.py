@@ -181,8 +181,8 @@ def _cell(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _bad(parameter: str, detail: str, todo: str = "The parameters of this path are listed at /docs.") -> Problem:
-    return Problem(400, "Invalid query parameter", f"{parameter}: {detail}.", todo)
+def _bad(parameter: str, detail: str, remedy: str = "The parameters of this path are listed at /docs.") -> Problem:
+    return Problem(400, "Invalid query parameter", f"{parameter}: {detail}.", remedy)
 
 
 def _json(body: Any) -> Response:

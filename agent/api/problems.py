@@ -15,31 +15,31 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """Ends a request with an error that people can act on. `todo` says what would work."""
+    """Ends a request with an error that people can act on. `remedy` says what would work."""
 
     def __init__(
-        self, status: int, title: str, detail: str, todo: str = "", headers: Mapping[str, str] | None = None
+        self, status: int, title: str, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.title = title
         self.detail = detail
-        self.todo = todo
+        self.remedy = remedy
         self.headers = dict(headers or {})
 
     def response(self) -> Response:
         body: dict[str, object] = {"type": "about:blank", "title": self.title, "status": self.status}
         body["detail"] = self.detail
-        if self.todo:
-            body["todo"] = self.todo
+        if self.remedy:
+            body["remedy"] = self.remedy
         return Response(msgspec.json.encode(body), self.status, self.headers, MEDIA_TYPE)
 
 
 def unavailable(title: str, error: TryLater) -> Problem:
     """503 with the time after which asking again is useful."""
     seconds = max(1, math.ceil(error.after_seconds or 1))
-    todo = f"Ask again in {seconds} s."
-    return Problem(503, title, f"{error.reason}.", todo, {"Retry-After": str(seconds)})
+    remedy = f"Ask again in {seconds} s."
+    return Problem(503, title, f"{error.reason}.", remedy, {"Retry-After": str(seconds)})
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -55,9 +55,9 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
-        todo = "See /docs for the paths of this agent." if error.status_code in (404, 405) else ""
+        remedy = "See /docs for the paths of this agent." if error.status_code in (404, 405) else ""
         detail = f"{request.method} {request.url.path}: {error.detail}"
-        return Problem(error.status_code, str(error.detail), detail, todo, error.headers).response()
+        return Problem(error.status_code, str(error.detail), detail, remedy, error.headers).response()
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, _error: Exception) -> Response:
@@ -78,8 +78,8 @@ def _invalid(request: Request, error: RequestValidationError) -> Problem:
         detail = f"{request.url.path} does not know the query parameter {names}."
         return Problem(400, "Unknown query parameter", detail, f"Allowed are: {', '.join(allowed) or 'none'}.")
     parts = [f"{'.'.join(str(p) for p in e['loc'][1:]) or e['loc'][0]}: {e['msg']}" for e in error.errors()]
-    todo = f"Parameters of this path: {', '.join(allowed)}." if allowed else "See /docs."
-    return Problem(400, "Invalid request", f"{request.url.path}: {'; '.join(parts)}.", todo)
+    remedy = f"Parameters of this path: {', '.join(allowed)}." if allowed else "See /docs."
+    return Problem(400, "Invalid request", f"{request.url.path}: {'; '.join(parts)}.", remedy)
 
 
 def _allowed_parameters(request: Request) -> list[str]:

@@ -27,4 +27,4 @@ async def test_unknown_paths_are_problems_too(api: aiohttp.ClientSession, method
         assert answer.content_type == "application/problem+json"
         body = await answer.json(content_type=None)
     assert path in body["detail"]
-    assert "/docs" in body["todo"]
+    assert "/docs" in body["remedy"]

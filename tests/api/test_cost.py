@@ -79,15 +79,15 @@ async def test_wrong_parameters_are_told(api: Api, parameters: dict[str, str], s
         assert answer.status == 400
         assert answer.content_type == "application/problem+json"
         body = await answer.json(content_type=None)
-    assert says in f"{body['detail']} {body['todo']}"
-    assert {"title", "detail", "status", "todo"} <= set(body)
+    assert says in f"{body['detail']} {body['remedy']}"
+    assert {"title", "detail", "status", "remedy"} <= set(body)
 
 
 @pytest.mark.parametrize("path", ["reconcile", "prices", "requests/019ab-known"])
 async def test_paths_without_parameters_refuse_any(api: Api, path: str):
     async with api.get(f"/api/v1/cost/{path}?x=1") as answer:
         assert answer.status == 400
-        assert (await answer.json(content_type=None))["todo"] == "Allowed are: none."
+        assert (await answer.json(content_type=None))["remedy"] == "Allowed are: none."
 
 
 async def fetch(api: Api, path: str) -> tuple[int, Any]:

@@ -81,7 +81,7 @@ async def test_a_wrong_body_is_told_what_is_wrong(api: Api, body: bytes, says: s
     status, problem, _ = await post(api, body)
     assert status == 400
     assert says in problem["detail"]
-    assert problem["todo"]
+    assert problem["remedy"]
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION, SCHEMA_VERSION - 1])

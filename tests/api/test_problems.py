@@ -14,7 +14,7 @@ def test_a_problem_says_what_and_what_to_do():
         "title": "Title",
         "status": 400,
         "detail": "Detail.",
-        "todo": "Do this.",
+        "remedy": "Do this.",
     }
 
 

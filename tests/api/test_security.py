@@ -49,7 +49,7 @@ async def test_a_foreign_host_name_is_refused_with_what_to_do(path: str):
         async with api.get(path, headers={"Host": "evil.example"}) as answer:
             assert answer.status == 421
             body = await answer.json(content_type=None)
-            assert "api.allowed_hosts" in body["todo"]
+            assert "api.allowed_hosts" in body["remedy"]
         async with api.get("/metrics", headers={"Host": "node-a:9440"}) as answer:
             assert answer.status == 200
 
