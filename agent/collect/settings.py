@@ -3,15 +3,13 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from agent.settings import ConfigPath
+from agent.settings import ConfigPath, Section
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Section):
     """One inference server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[
         str | None,
@@ -69,10 +67,8 @@ class EngineSettings(BaseModel):
         return gpus
 
 
-class EnginesSettings(BaseModel):
+class EnginesSettings(Section):
     """Section `engines`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     discover: Annotated[
         bool,

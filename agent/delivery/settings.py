@@ -3,9 +3,9 @@
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from agent.settings import ConfigPath
+from agent.settings import ConfigPath, Section
 
 
 def _checked_url(text: str) -> str:
@@ -33,10 +33,8 @@ def _distinct(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
-class WebhookSettings(BaseModel):
+class WebhookSettings(Section):
     """One webhook. It gets the body that Alertmanager's webhooks send (version 4), once for each change of an alert."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, description="Name to show; the address often carries a token and is never shown.")
     url: str | None = Field(None, pattern="^https?://.", description="Where to post.")
@@ -52,10 +50,8 @@ class WebhookSettings(BaseModel):
         return self
 
 
-class AlertsDeliverySettings(BaseModel):
+class AlertsDeliverySettings(Section):
     """Where alerts go, and how often what still fires is said again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alertmanagers: Annotated[tuple[AlertmanagerUrl, ...], AfterValidator(_distinct)] = Field(
         default=(),

@@ -1,14 +1,12 @@
 """The settings of this station: the section `rules` of the configuration file."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from agent.settings import ConfigPath
+from agent.settings import ConfigPath, Section
 
 
-class RulesSettings(BaseModel):
+class RulesSettings(Section):
     """Which rules are evaluated on this node, and how often."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: tuple[ConfigPath, ...] = Field(
         default=(), description="Prometheus rule files to evaluate. Empty: the rules that come with engineroom."

@@ -1,7 +1,6 @@
 """A real Alertmanager on loopback, started and stopped by the test."""
 
 import json
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+
+from tests.support.agent import free_port
 
 CONFIG = """
 route: {receiver: nobody, group_wait: 0s, group_interval: 1s}
@@ -22,12 +23,6 @@ async def eventually(condition: Callable[[], bool], seconds: float = 20) -> None
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # another process has no event for us
             await anyio.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Alertmanager:

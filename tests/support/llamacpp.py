@@ -12,64 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 MODEL = "tiny-random"
-_WIDTH, _LAYERS, _HEADS, _INNER, _WORDS, _CONTEXT = 64, 2, 4, 128, 64, 2048
-
-
-def make_model(path: Path) -> Path:
-    """Write a llama-architecture GGUF of about half a megabyte: random weights, one token for each byte."""
-    gguf = pytest.importorskip("gguf", reason="the gguf package makes the tiny model (extra `demo`)")
-    import numpy as np
-
-    random = np.random.default_rng(20261123)
-    specials = [b"<unk>", b"<s>", b"</s>"]
-    tokens = specials + [b"<0x%02X>" % value for value in range(256)]
-    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * 256
-    tokens += [f"\u2581w{number}".encode() for number in range(_WORDS)]
-    kinds += [gguf.TokenType.NORMAL] * _WORDS
-
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(MODEL)
-    writer.add_context_length(_CONTEXT)
-    writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(_LAYERS)
-    writer.add_feed_forward_length(_INNER)
-    writer.add_head_count(_HEADS)
-    writer.add_head_count_kv(_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(_WIDTH // _HEADS)
-    writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types(kinds)
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
-
-    def matrix(name: str, rows: int, columns: int) -> None:
-        writer.add_tensor(name, (random.standard_normal((rows, columns)) * 0.05).astype(np.float32))
-
-    def ones(name: str) -> None:
-        writer.add_tensor(name, np.ones(_WIDTH, np.float32))
-
-    matrix("token_embd.weight", len(tokens), _WIDTH)
-    matrix("output.weight", len(tokens), _WIDTH)
-    ones("output_norm.weight")
-    for layer in range(_LAYERS):
-        for norm in ("attn_norm", "ffn_norm"):
-            ones(f"blk.{layer}.{norm}.weight")
-        for square in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            matrix(f"blk.{layer}.{square}.weight", _WIDTH, _WIDTH)
-        for wide in ("ffn_gate", "ffn_up"):
-            matrix(f"blk.{layer}.{wide}.weight", _INNER, _WIDTH)
-        matrix(f"blk.{layer}.ffn_down.weight", _WIDTH, _INNER)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -103,7 +46,11 @@ class LlamaServer:
 def llama_server(folder: Path, *, metrics: bool = True) -> Iterator[LlamaServer]:
     """Start the real server with the tiny model; it is ready when this yields, and gone when the body ends."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is the real llama.cpp server (extra `demo`)")
-    model = make_model(folder / "tiny.gguf")
+    pytest.importorskip("gguf", reason="the gguf package makes the tiny model (extra `demo`)")
+    from agent.demo.model import write_model  # here, because the child below runs this file without the project
+
+    model = folder / "tiny.gguf"
+    write_model(model)
     command = [sys.executable, "-P", __file__, str(model), "metrics" if metrics else "no-metrics"]
     with (folder / "llama.log").open("wb") as errors:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
