@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import aiohttp
 import anyio
 
 from agent.api.services import DeliveryView
@@ -15,6 +14,7 @@ from agent.delivery.latest import LatestDelivery
 from agent.delivery.settings import AlertsDeliverySettings
 from agent.runners.self_samples import delivery_samples
 from exporters.alertmanager import AlertmanagerExporter
+from exporters.post import open_session
 from exporters.webhook import WebhookExporter
 
 
@@ -33,7 +33,7 @@ class Deliveries:
             for number, hook in enumerate(settings.webhooks)
         ]
         self._node = node
-        self._session = aiohttp.ClientSession()
+        self._session = open_session()
         managers = [
             AlertmanagerExporter(
                 url,

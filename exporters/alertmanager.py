@@ -6,7 +6,6 @@ Payload and answers: https://github.com/prometheus/alertmanager, api/v2/openapi.
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,7 +13,9 @@ import msgspec
 import structlog
 
 from agent.core.alerts.alert import Alert, AlertState
-from agent.core.ports import Rejected, TryLater
+from agent.core.http_outcome import http_date_ns, outcome, retry_after_seconds
+from agent.core.ports import Paused
+from exporters.post import post
 
 log = structlog.get_logger()
 
@@ -23,6 +24,7 @@ SKEW_CORRECTED_SECONDS = 5.0  # below, the whole seconds of the Date header say 
 SKEW_WARNED_SECONDS = 30.0
 RESOLVED_MARGIN_NS = NS  # the Date header and the time under way leave their clock known to about half a second
 _BAD_IN_NAME = re.compile(r"[^a-zA-Z0-9_]")
+_HEADERS = {"Content-Type": "application/json"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,11 +51,11 @@ class AlertmanagerExporter:
         self._session = session
         self._unix_ns = unix_ns
         self._hold_ns = int(hold_seconds * NS)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
         self._generator_url = generator_url if _is_absolute(generator_url) else ""
 
     async def send(self, batch: Sequence[Alert]) -> None:
-        """Post the alerts. Raises `TryLater` or `Rejected` (the whole batch; some of it may be stored all the same)."""
+        """Post the alerts. Raises an error of the port for all of them; some may be stored all the same."""
         before = self._correction_ns()
         await self._post(batch)
         if abs(self._correction_ns() - before) > SKEW_WARNED_SECONDS * NS:
@@ -66,27 +68,13 @@ class AlertmanagerExporter:
         body = msgspec.json.encode(
             [payload(a, now_ns, self._hold_ns, shift_ns, ahead_ns, self._generator_url) for a in batch]
         )
-        try:
-            async with self._session.post(
-                self._url,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=self._timeout,
-                allow_redirects=False,
-            ) as answer:
-                text = (await answer.content.read(2000)).decode(errors="replace").strip()
-                status, headers = answer.status, answer.headers
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise TryLater(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-        self._measure_skew(headers.get("Date"), now_ns, self._unix_ns())
-        if 200 <= status < 300:
-            return
-        reason = f"HTTP {status}: {text}".rstrip(": ")
-        if status in (400, 413, 422):
-            raise Rejected(reason)
-        # The rest is either temporary (408, 425, 429, 5xx) or a mistake between us and Alertmanager (a proxy, a wrong
-        # path, missing rights) that says nothing about these alerts.
-        raise TryLater(reason, retry_after_seconds(headers.get("Retry-After"), self._unix_ns()))
+        answer = await post(self._session, self._url, body, _HEADERS, self._timeout_seconds)
+        self._measure_skew(answer.headers.get("Date"), now_ns, self._unix_ns())
+        after = retry_after_seconds(answer.headers.get("Retry-After"), self._unix_ns())
+        if error := outcome(answer.status, answer.text, after):
+            raise error
+        if answer.text.lstrip()[:1] == "<":
+            raise Paused("answered with a web page: something else than Alertmanager listens there")
 
     def _correction_ns(self) -> int:
         if self.skew_seconds is None or abs(self.skew_seconds) < SKEW_CORRECTED_SECONDS:
@@ -94,7 +82,7 @@ class AlertmanagerExporter:
         return int(self.skew_seconds * NS)
 
     def _measure_skew(self, date: str | None, sent_ns: int, answered_ns: int) -> None:
-        theirs_ns = _http_date_ns(date)
+        theirs_ns = http_date_ns(date)
         if theirs_ns is None:
             return
         # The header is cut to whole seconds: half a second is its mean error.
@@ -136,26 +124,6 @@ def rfc3339(at_ns: int) -> str:
     """`2026-11-23T08:25:21.816Z`: milliseconds, cut, UTC."""
     at = _EPOCH + timedelta(milliseconds=at_ns // 1_000_000)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
-
-
-def retry_after_seconds(header: str | None, now_ns: int) -> float | None:
-    """Seconds to wait by a `Retry-After` header: a number, or an HTTP date (RFC 9110, 10.2.3)."""
-    if header is None:
-        return None
-    if header.strip().isascii() and header.strip().isdecimal():
-        return float(header)
-    at_ns = _http_date_ns(header)
-    return None if at_ns is None else max(0.0, (at_ns - now_ns) / NS)
-
-
-def _http_date_ns(header: str | None) -> int | None:
-    if not header:
-        return None
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp()) * NS
 
 
 def _texts(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -13,7 +13,9 @@ import aiohttp
 import msgspec
 
 from agent.core.alerts.alert import Alert, AlertState
-from agent.core.ports import Rejected, TryLater
+from agent.core.http_outcome import http_date_ns, outcome, retry_after_seconds
+from agent.core.ports import Rejected, TooLarge, TryLater, Verdict
+from exporters.post import post
 
 RECEIVER = "engineroom"
 ZERO_TIME = "0001-01-01T00:00:00Z"  # Go's zero: no end yet
@@ -38,37 +40,40 @@ class WebhookExporter:
         self._session = session
         self._secret = secret
         self._external_url = external_url
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._told: set[str] = set()  # of a batch that failed half way: the receiver has these already
+        self._timeout_seconds = timeout_seconds
 
-    async def send(self, batch: Sequence[Alert]) -> None:
-        """Post each alert. Raises `TryLater`, or `Rejected` for a 4xx; what went well before is not repeated."""
+    async def send(self, batch: Sequence[Alert]) -> Sequence[Verdict]:
+        """Post each alert; the first that cannot be taken now ends the turn, one that is refused does not.
+
+        Raises an error of the port where it holds for the whole batch.
+        """
+        verdicts: list[Verdict] = []
         for alert in batch:
-            key = idempotency_key(alert)
-            if key not in self._told:
-                await self._post(alert, key)
-                self._told.add(key)
-        self._told.clear()
+            try:
+                await self._post(alert)
+            except TryLater as later:
+                if not verdicts:
+                    raise
+                return verdicts + [later] * (len(batch) - len(verdicts))
+            except (Rejected, TooLarge) as refusal:
+                if len(batch) == 1:
+                    raise
+                verdicts.append(Rejected(refusal.reason))
+            else:
+                verdicts.append("delivered")
+        return verdicts
 
-    async def _post(self, alert: Alert, key: str) -> None:
+    async def _post(self, alert: Alert) -> None:
         body = msgspec.json.encode(webhook_body(alert, self._external_url))
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key(alert)}
         if self._secret:
             headers["X-Engineroom-Signature"] = "sha256=" + hmac.new(self._secret, body, hashlib.sha256).hexdigest()
-        try:
-            async with self._session.post(
-                self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
-            ) as answer:
-                await answer.read()
-                status, after = answer.status, answer.headers.get("Retry-After", "")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # The class only: messages of the HTTP library repeat the address.
-            raise TryLater(type(error).__name__) from error
-        if 200 <= status < 300:
-            return
-        if 400 <= status < 500 and status not in (408, 425, 429):
-            raise Rejected(f"HTTP {status}")
-        raise TryLater(f"HTTP {status}", float(after) if after.isascii() and after.isdecimal() else None)
+        answer = await post(self._session, self._url, body, headers, self._timeout_seconds)
+        their_now_ns = http_date_ns(answer.headers.get("Date"))
+        after = retry_after_seconds(answer.headers.get("Retry-After"), their_now_ns)
+        # Without what they say: error pages repeat the address, and it is the key here.
+        if error := outcome(answer.status, "", after):
+            raise error
 
 
 def idempotency_key(alert: Alert) -> str:

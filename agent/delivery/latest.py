@@ -14,7 +14,8 @@ import anyio
 import structlog
 
 from agent.clock import NS, boot_ns
-from agent.core.ports import Exporter, Rejected, TryLater
+from agent.core.ports import Exporter, Rejected, TooLarge, TryLater, Verdict
+from agent.delivery.verdicts import Answer, not_one_each, sorted_out
 
 log = structlog.get_logger()
 
@@ -214,25 +215,49 @@ class LatestDelivery(Generic[T]):
 
     async def _send(self, lane: _Lane[T], batch: Sequence[tuple[str, _Entry[T]]]) -> bool:
         """Send a batch, halving it where the destination refuses it. False when the destination cannot be reached."""
-        outbox = lane.outbox
+        answer: Answer
         try:
-            await lane.exporter.send([entry.item for _, entry in batch])
-        except TryLater as later:
-            outbox.postpone(later.after_seconds, boot_ns())
-            if not outbox.counts.failing:
-                log.warning("destination_unreachable", destination=lane.exporter.name, reason=later.reason)
-            outbox.counts.failing = later.reason
-            return False
-        except Rejected as refusal:
+            answer = await lane.exporter.send([entry.item for _, entry in batch])
+        except (TryLater, TooLarge, Rejected) as error:
+            answer = error
+        if isinstance(answer, TooLarge | Rejected):
             if len(batch) > 1:
                 middle = len(batch) // 2
                 return await self._send(lane, batch[:middle]) and await self._send(lane, batch[middle:])
-            key, entry = batch[0]
-            log.error("item_rejected", destination=lane.exporter.name, key=key, reason=refusal.reason)
-            outbox.refuse(key, entry, boot_ns())
+            self._refuse(lane, *batch[0], answer.reason)
+            self._show(lane, "")
             return True
-        outbox.confirm(batch, boot_ns())
-        if outbox.counts.failing:
-            log.info("destination_recovered", destination=lane.exporter.name)
-            outbox.counts.failing = ""
+        if answer is not None and not isinstance(answer, TryLater):
+            if len(answer) == len(batch):
+                return self._by_item(lane, batch, answer)
+            answer = not_one_each(len(answer), len(batch))
+        if answer is not None:
+            lane.outbox.postpone(answer.after_seconds, boot_ns())
+            self._show(lane, answer.reason)
+            return False
+        lane.outbox.confirm(batch, boot_ns())
+        self._show(lane, "")
         return True
+
+    def _by_item(self, lane: _Lane[T], batch: Sequence[tuple[str, _Entry[T]]], verdicts: Sequence[Verdict]) -> bool:
+        stored, refused, _, asks = sorted_out(verdicts)
+        for numbers in stored.values():
+            lane.outbox.confirm([batch[number] for number in numbers], boot_ns())
+        for number, refusal in refused:
+            self._refuse(lane, *batch[number], refusal.reason)
+        if asks is not None:
+            lane.outbox.postpone(asks.after_seconds, boot_ns())
+        self._show(lane, "" if asks is None else asks.reason)
+        return asks is None
+
+    def _refuse(self, lane: _Lane[T], key: str, entry: _Entry[T], reason: str) -> None:
+        log.error("item_rejected", destination=lane.exporter.name, key=key, reason=reason)
+        lane.outbox.refuse(key, entry, boot_ns())
+
+    def _show(self, lane: _Lane[T], failing: str) -> None:
+        counts = lane.outbox.counts
+        if failing and not counts.failing:
+            log.warning("destination_unreachable", destination=lane.exporter.name, reason=failing)
+        elif counts.failing and not failing:
+            log.info("destination_recovered", destination=lane.exporter.name)
+        counts.failing = failing

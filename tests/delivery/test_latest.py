@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.clock import NS
-from agent.core.ports import Rejected, TryLater
+from agent.core.ports import Paused, Rejected, TooLarge, TryLater, Verdict
 from agent.delivery.latest import CLOSED_KEPT_NS, CLOSED_REPEATED_NS, LatestDelivery, Outbox
 
 RESEND = 30 * NS
@@ -162,21 +162,27 @@ def test_whatever_happens_the_destination_ends_with_the_latest_state(actions):
 class Destination:
     """Answers with what the test has put in line; then everything is well."""
 
-    def __init__(self, name: str, *answers: Exception | None, bad: str = "") -> None:
+    def __init__(self, name: str, *answers: Exception | list[Verdict] | None, bad: str = "", most: int = 64) -> None:
         self.name = name
         self.batches: list[list[Item]] = []
         self._answers = list(answers)
         self._bad = bad
+        self._most = most
         self._arrived = anyio.Event()
 
-    async def send(self, batch: Sequence[Item]) -> None:
+    async def send(self, batch: Sequence[Item]) -> list[Verdict] | None:
         self.batches.append(list(batch))
         arrived, self._arrived = self._arrived, anyio.Event()
         arrived.set()
+        if len(batch) > self._most:
+            raise TooLarge("too many")
         if self._answers and (answer := self._answers.pop(0)) is not None:
-            raise answer
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         if self._bad and any(item.key == self._bad for item in batch):
             raise Rejected("bad item")
+        return None
 
     async def batches_sent(self, count: int) -> None:
         with anyio.fail_after(10):
@@ -221,6 +227,65 @@ async def test_a_bad_item_is_isolated_by_halving():
         await anyio.lowlevel.checkpoint()
         assert (one.counts()["picky"].delivered, one.counts()["picky"].rejected) == (7, 1)
         assert [len(batch) for batch in picky.batches] == [8, 4, 4, 2, 1, 1, 2]
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("most", "delivered", "rejected"), [(3, 8, 0), (0, 0, 8)])
+async def test_what_is_too_large_is_halved_down_to_single_items(most, delivered, rejected):
+    small = Destination("small", most=most)
+    one = delivery(small)
+    for number in range(8):
+        one.offer(f"i{number}", Item(f"i{number}", 1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await small.batches_sent(7 if most else 15)
+        await anyio.lowlevel.checkpoint()
+        counts = one.counts()["small"]
+        assert (counts.delivered, counts.rejected, counts.failing) == (delivered, rejected, "")
+        group.cancel_scope.cancel()
+
+
+async def test_a_pause_shows_its_reason_until_it_is_over():
+    locked = Destination("locked", Paused("HTTP 401"), Paused("HTTP 401"))
+    one = delivery(locked)
+    one.offer("a", Item("a", 1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await locked.batches_sent(2)
+        assert one.counts()["locked"].failing == "HTTP 401"
+        await locked.batches_sent(3)
+        await anyio.lowlevel.checkpoint()
+        assert (one.counts()["locked"].failing, one.counts()["locked"].delivered) == ("", 1)
+        group.cancel_scope.cancel()
+
+
+async def test_each_verdict_is_for_its_own_item():
+    mixed = Destination("mixed", ["delivered", Rejected("no"), TryLater("busy"), "duplicate"])
+    one = delivery(mixed)
+    for number in range(4):
+        one.offer(f"i{number}", Item(f"i{number}", 1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await mixed.batches_sent(2)
+        await anyio.lowlevel.checkpoint()
+        counts = one.counts()["mixed"]
+        assert (counts.delivered, counts.rejected, counts.retried) == (3, 1, 1)
+        assert mixed.batches[1] == [Item("i2", 1)]
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("verdicts", [[], ["delivered"], ["delivered"] * 3])
+async def test_a_list_of_another_length_means_all_again(verdicts):
+    odd = Destination("odd", verdicts)
+    one = delivery(odd)
+    for number in range(2):
+        one.offer(f"i{number}", Item(f"i{number}", 1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await odd.batches_sent(2)
+        await anyio.lowlevel.checkpoint()
+        assert odd.batches[0] == odd.batches[1]
+        assert (one.counts()["odd"].delivered, one.counts()["odd"].retried) == (2, 1)
         group.cancel_scope.cancel()
 
 

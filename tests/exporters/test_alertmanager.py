@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from agent.clock import NS, unix_ns
 from agent.core.alerts.alert import Alert, AlertState
-from agent.core.ports import Rejected, TryLater
+from agent.core.ports import Paused, Rejected, TooLarge, TryLater
 from agent.delivery.latest import LatestDelivery
-from exporters.alertmanager import AlertmanagerExporter, payload, retry_after_seconds, rfc3339
+from exporters.alertmanager import AlertmanagerExporter, payload, rfc3339
 from tests.support.alertmanager import alertmanagers, eventually
 from tests.support.components import need
 
@@ -101,20 +101,6 @@ def test_rfc3339_cuts_to_milliseconds(ms):
     assert round(datetime.fromisoformat(text).timestamp() * 1000) == ms
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("7", 7.0),
-        ("later", None),
-        ("Mon, 23 Nov 2026 08:55:31 GMT", 9.184),
-        ("Mon, 23 Nov 2020 00:00:00 GMT", 0),
-    ],
-)
-def test_retry_after(header, seconds):
-    assert retry_after_seconds(header, NOW) == (None if seconds is None else pytest.approx(seconds))
-
-
 @asynccontextmanager
 async def server(answer: Callable[[list[dict]], web.Response]) -> AsyncIterator[str]:
     """A server whose `answer` makes the response from the posted alerts."""
@@ -138,17 +124,18 @@ async def server(answer: Callable[[list[dict]], web.Response]) -> AsyncIterator[
     [
         (400, {}, Rejected, None),
         (422, {}, Rejected, None),
-        (413, {}, Rejected, None),
+        (413, {}, TooLarge, None),
+        (401, {}, Paused, None),
         (429, {"Retry-After": "17"}, TryLater, 17.0),
         (408, {}, TryLater, None),
         (425, {}, TryLater, None),
         (500, {}, TryLater, None),
         (503, {"Retry-After": "3"}, TryLater, 3.0),
-        (404, {}, TryLater, None),
-        (302, {"Location": "/elsewhere"}, TryLater, None),
+        (404, {}, Paused, None),
+        (302, {"Location": "/elsewhere"}, Paused, None),
     ],
 )
-async def test_answers_become_the_two_errors(status, headers, error, after):
+async def test_answers_become_errors_of_the_port(status, headers, error, after):
     async with (
         server(lambda _: web.Response(status=status, headers=headers, text='"what is wrong"')) as url,
         aiohttp.ClientSession() as session,
@@ -156,7 +143,17 @@ async def test_answers_become_the_two_errors(status, headers, error, after):
         exporter = AlertmanagerExporter(url, session, unix_ns)
         with pytest.raises(error, match=f"HTTP {status}: .*what is wrong") as caught:
             await exporter.send([alert()])
+    assert type(caught.value) is error
     assert getattr(caught.value, "after_seconds", None) == after
+
+
+async def test_a_web_page_is_not_alertmanagers_answer():
+    async with (
+        server(lambda _: web.Response(text="<html>Welcome to nginx", content_type="text/html")) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        with pytest.raises(Paused, match="web page"):
+            await AlertmanagerExporter(url, session, unix_ns).send([alert()])
 
 
 async def test_nobody_there_and_no_answer_in_time():

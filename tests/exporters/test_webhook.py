@@ -14,10 +14,11 @@ from aiohttp import web
 
 from agent.clock import NS, unix_ns
 from agent.core.alerts.alert import Alert, AlertState
-from agent.core.ports import Rejected, TryLater
+from agent.core.ports import Paused, Rejected, TooLarge, TryLater
+from agent.delivery.latest import LatestDelivery
 from exporters.alertmanager import AlertmanagerExporter
 from exporters.webhook import WebhookExporter, idempotency_key, webhook_body
-from tests.support.alertmanager import alertmanagers
+from tests.support.alertmanager import alertmanagers, eventually
 from tests.support.components import need
 
 START = 1_795_424_121_816_000_000
@@ -112,20 +113,42 @@ async def test_each_alert_is_posted_once_and_signed():
     assert headers["Idempotency-Key"] == idempotency_key(alert(name="A"))
 
 
-async def test_after_a_failure_half_way_only_the_rest_is_posted():
-    async with Receiver(200, 503) as receiver, aiohttp.ClientSession() as session:
+async def test_after_a_failure_half_way_only_the_rest_is_wanted_later():
+    async with Receiver(200, 400, 503) as receiver, aiohttp.ClientSession() as session:
         exporter = WebhookExporter("pager", receiver.url, session)
-        batch = [alert(name=name) for name in "ABC"]
-        with pytest.raises(TryLater, match="HTTP 503") as caught:
-            await exporter.send(batch)
-        assert caught.value.after_seconds == 4.0
-        await exporter.send(batch)
-        await exporter.send(batch[:1])  # a repeat later on is posted again
-    assert [body["groupLabels"]["alertname"] for _, _, body in receiver.got] == ["A", "B", "B", "C", "A"]
+        stored, refused, *later = await exporter.send([alert(name=name) for name in "ABCD"])
+    assert stored == "delivered"
+    assert isinstance(refused, Rejected)
+    assert [type(verdict) for verdict in later] == [TryLater, TryLater]
+    assert later[0].after_seconds == 4.0
+    assert [body["groupLabels"]["alertname"] for _, _, body in receiver.got] == ["A", "B", "C"]
+
+
+async def test_through_delivery_each_alert_arrives_once():
+    """The batch fails half way, twice; what went well is not posted again."""
+    async with (
+        Receiver(200, 503, 200, 413, 503) as receiver,
+        aiohttp.ClientSession() as session,
+        anyio.create_task_group() as group,
+    ):
+        delivery = LatestDelivery(
+            [WebhookExporter("pager", receiver.url, session)],
+            state_of=lambda a: a.state,
+            is_closed=lambda a: a.closed,
+            jitter=lambda: 0.01,
+        )
+        for name in "ABCD":
+            delivery.offer(name, alert(name=name))
+        group.start_soon(delivery.run)
+        (counts,) = delivery.counts().values()
+        await eventually(lambda: counts.delivered == 3 and counts.rejected == 1)
+        group.cancel_scope.cancel()
+    assert [body["groupLabels"]["alertname"] for _, _, body in receiver.got] == ["A", "B", "B", "C", "D", "D"]
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(400, Rejected), (404, Rejected), (408, TryLater), (429, TryLater), (302, TryLater)]
+    ("status", "error"),
+    [(400, Rejected), (404, Paused), (401, Paused), (408, TryLater), (413, TooLarge), (429, TryLater), (302, Paused)],
 )
 async def test_answers(status, error):
     async with Receiver(status) as receiver, aiohttp.ClientSession() as session:
