@@ -20,38 +20,53 @@ def default_folder(environment: dict[str, str], *, is_root: bool) -> Path:
     return Path(state) / "engineroom"
 
 
-class DataFolder:
-    """An open data folder. Holds an exclusive lock until closed; the kernel lets it go when the process dies.
+class FolderLock:
+    """A folder that one process at a time may use. Held until closed; the kernel lets it go when the process dies.
 
-    Raises `ConfigError` when the folder cannot be made or written, or another agent has it.
+    Raises `ConfigError` about `key` when the folder cannot be made or written, or another `owner` has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str, owner: str, *, mode: int = 0o777) -> None:
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
             # O_CLOEXEC (Python's default) keeps the lock out of children: a GPU reader stuck in the driver can
             # never be killed, and must not keep a replacement agent from starting.
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise ConfigError(KEY, f"{path} must be a folder that this user can write: {error.strerror}") from error
-        self._take_lock()
-
-    def _take_lock(self) -> None:
+            raise ConfigError(key, f"{path} must be a folder that this user can write: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = lock_holder(path)
             os.close(self._lock)
             raise ConfigError(
-                KEY,
-                f"{self.path} is in use by another agent (process {holder}); stop it, or give this one its own folder",
+                key, f"{path} is in use by another {owner} (process {holder}); stop it, or give this one its own folder"
             ) from None
         try:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         except OSError:
             pass  # a full disk: the lock itself holds, only the hint for the next one's message is missing
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+
+def lock_holder(path: Path) -> str:
+    """The process that last took the folder's lock, for people."""
+    try:
+        return (path / "lock").read_text(errors="replace").strip()[:32] or "unknown"
+    except OSError:
+        return "unknown"
+
+
+class DataFolder(FolderLock):
+    """An open data folder. Raises `ConfigError` when it cannot be used, or another agent has it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, KEY, "agent")
 
     def node_id(self, machine_id: str) -> str:
         """Stable id of this node: kept in the folder, first made from the machine id (hashed, so it does not leak)."""
@@ -63,10 +78,6 @@ class DataFolder:
         temporary.write_text(made + "\n")
         temporary.replace(file)
         return made
-
-    def close(self) -> None:
-        """Give the lock back."""
-        os.close(self._lock)
 
     def __enter__(self) -> "DataFolder":
         return self

@@ -24,6 +24,8 @@ class Metric(Struct, frozen=True):
 GPU = ("node", "gpu", "uuid", "gpu_model", "simulated")
 LLM = ("node", "engine", "model", "source")
 NODE = ("node",)
+STREAM = ("node", "stream")
+DESTINATION = ("node", "stream", "destination")
 
 LATENCY_BOUNDS_SECONDS = (
     0.05,
@@ -239,6 +241,69 @@ CATALOGUE: tuple[Metric, ...] = (
         ("node", "reason"),
     ),
     Metric("engineroom_records_accepted_total", "counter", "Request events stored durably, by kind.", ("node", "kind")),
+    Metric("engineroom_records_repeated_total", "counter", "Request events that came again and changed nothing.", NODE),
+    Metric(
+        "engineroom_records_refused_total",
+        "counter",
+        "Request events that will never be stored, by reason (unreadable, value, tenant, sender).",
+        ("node", "reason"),
+    ),
+    Metric(
+        "engineroom_records_missing",
+        "gauge",
+        "Request events, of all since the ledger began, that sidecars numbered and that have not come.",
+        NODE,
+    ),
+    # Streams of the spool and their destinations. Of each stream, at every instant:
+    # accepted = waiting + the sum of items over `result`.
+    Metric("engineroom_delivery_accepted_items_total", "counter", "Items made durable, to be delivered.", STREAM),
+    Metric("engineroom_delivery_waiting_items", "gauge", "Items accepted and not settled.", STREAM),
+    Metric(
+        "engineroom_delivery_items_total",
+        "counter",
+        "Items settled, by result: delivered, duplicate, refused_kept (by the destination's failure store), dead, "
+        "dropped:<reason>, unknown (the marks that would tell were damaged).",
+        (*STREAM, "result"),
+    ),
+    Metric(
+        "engineroom_delivery_oldest_age_seconds",
+        "gauge",
+        "Age of the oldest waiting item; 0 for none.",
+        STREAM,
+        "seconds",
+    ),
+    Metric("engineroom_delivery_up", "gauge", "1 if the last answer of the destination was a good one.", DESTINATION),
+    Metric(
+        "engineroom_delivery_paused",
+        "gauge",
+        "1 while the destination takes nothing until somebody mends something.",
+        DESTINATION,
+    ),
+    Metric("engineroom_delivery_attempts_total", "counter", "Requests begun.", DESTINATION),
+    Metric("engineroom_delivery_retries_total", "counter", "Requests after which items are sent again.", DESTINATION),
+    Metric("engineroom_delivery_concurrency", "gauge", "Requests that may be under way now.", DESTINATION),
+    Metric("engineroom_spool_used_bytes", "gauge", "Space that the stream's files take.", STREAM, "bytes"),
+    Metric("engineroom_spool_limit_bytes", "gauge", "Most space that the stream may take.", STREAM, "bytes"),
+    Metric("engineroom_spool_blocked", "gauge", "1 while the stream cannot be written, or not be read.", STREAM),
+    Metric("engineroom_spool_sync_seconds", "gauge", "Time the last sync to the disk took.", STREAM, "seconds"),
+    Metric("engineroom_spool_syncs_total", "counter", "Syncs to the disk.", STREAM),
+    Metric("engineroom_spool_damaged_frames_total", "counter", "Frames that could not be read back.", STREAM),
+    Metric(
+        "engineroom_spool_retired_segments_total", "counter", "Files given up because a write to them failed.", STREAM
+    ),
+    Metric(
+        "engineroom_listener_unusable_files",
+        "gauge",
+        "Files of credentials and certificates that cannot be used as they are now; the last good ones are in force.",
+        ("node", "listener"),
+    ),
+    Metric(
+        "engineroom_listener_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the certificate that clients are shown expires.",
+        ("node", "listener"),
+        "seconds",
+    ),
     Metric(
         "engineroom_series_overflow_total", "counter", "Samples counted into the label value `other` at the cap.", NODE
     ),

@@ -24,6 +24,8 @@ WITHOUT_OWN_TEST = {
     "agent/core/metrics/promql/values.py": "values",
     "agent/api/services.py": "values and protocols",
     "agent/engines/contract.py": "values and a protocol",
+    "agent/doors/identity.py": "values and a refusal",
+    "agent/spool/batch.py": "values",
     "agent/ledger/tables.py": "declarations; test_schema compares them with the migrations",
 }
 

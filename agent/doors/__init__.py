@@ -1,0 +1,1 @@
+"""Who may come in: credentials, certificates and limits of every listener."""
