@@ -10,6 +10,7 @@ from bench.figures import Figure, print_figures
 # Area -> modules with a `run() -> list[Figure]`.
 AREAS: dict[str, tuple[str, ...]] = {
     "foundation": ("bench.exposition", "bench.promql", "bench.footprint"),
+    "spool": ("bench.spool",),
     "sidecar": ("bench.sidecar",),
     "cost": ("bench.money",),
 }

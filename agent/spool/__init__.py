@@ -1,0 +1,1 @@
+"""The durable queue that records, logs, spans and rollups share."""
