@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from agent import __version__
 from agent.api.adapters import HistoryQueries, runner_groups
 from agent.api.app import build_api
+from agent.api.doors import doors_of
 from agent.api.probes import serve_probes
 from agent.api.server import listen, serve
 from agent.api.services import NodeServices
@@ -34,6 +35,9 @@ from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.datafolder import DataFolder, default_folder, machine_id
 from agent.deliveries import Deliveries
+from agent.doors.hosts import own_names
+from agent.doors.numbers import door_samples
+from agent.doors.tls import ServerTls
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
 from agent.lifecycle import Health, every, record_success, running, until_signal
@@ -56,6 +60,11 @@ def rules_of(settings: Settings) -> tuple[RuleGroup, ...]:
     return load_rules(settings.rules.files, kept)
 
 
+def tls_of(settings: Settings) -> ServerTls | None:
+    """TLS of `api.listen`, if it is on. Raises `ConfigError`."""
+    return ServerTls(settings.api.tls, key="api.tls") if settings.api.tls.enabled else None
+
+
 def check_settings(settings: Settings) -> Iterator[str]:
     """What the settings lead to, in lines for people; reads the files they name. Raises `ConfigError`."""
     groups = rules_of(settings)
@@ -63,6 +72,10 @@ def check_settings(settings: Settings) -> Iterator[str]:
     prices = load_prices(settings.prices)
     yield f"prices: in {prices.currency}" if prices else "prices: none, so GPU time is counted and not priced"
     targets = settings.engines.targets
+    doors_of(settings.api)
+    tls = tls_of(settings)
+    callers = "callers with credentials" if settings.api.auth.configured else "everybody who reaches it"
+    yield f"api: {'https' if tls else 'http'}://{settings.api.listen}/ for {callers}"
     yield f"engines: {', '.join(t.name or t.url for t in targets)}" if targets else "engines: found by themselves"
 
 
@@ -112,6 +125,8 @@ class Agent:
             gpu_interval_seconds=settings.gpus.interval_seconds,
             on_ended=self._on_ended,
         )
+        self.doors = doors_of(settings.api)
+        self.tls = tls_of(settings)
         self.delivery = Deliveries(settings.exporters, node, self._page_url())
         self.rules = RuleRunner(groups, self.history, self.delivery.offer, node, settings.rules.hold_scale)
         self.publisher = Publisher(
@@ -126,6 +141,7 @@ class Agent:
                 partial(rule_samples, node, self.rules),
                 partial(money_samples, node, self.settlement, self.board),
                 self.delivery.samples,
+                lambda: door_samples(node, "api", self.doors.errors(), self.tls),
             ),
         )
         self.gpus = GpuReader(settings.gpus, self._on_gpus, reader_command)
@@ -144,7 +160,10 @@ class Agent:
                 async with running() as stations:
                     self._start_stations(stations)
                     async with running() as inside:
-                        inside.start_soon(partial(serve, build_api(self.services()), *api, bound=api_socket))
+                        app = build_api(self.services(), self.doors)
+                        inside.start_soon(
+                            partial(serve, app, *api, bound=api_socket, limits=self.doors.limits, tls=self.tls)
+                        )
                         await until_signal(self.health)
                 await self._book_the_rest()
 
@@ -184,7 +203,7 @@ class Agent:
         self.publisher.on_ended(self.settlement.engine_of(record.upstream), record)
 
     def _page_url(self) -> str:
-        return f"http://{self.settings.api.listen}/"
+        return f"{'https' if self.tls else 'http'}://{self.settings.api.listen}/"
 
     def services(self) -> NodeServices:
         """What the API reads of this node."""
@@ -203,6 +222,6 @@ class Agent:
             price_source=str(prices.file or "the configuration file") if self.prices else "",
             deliveries=self.delivery.views,
             hold_scale=f"Rules hold {scale:g} times as long as their file says." if scale != 1 else "",
-            hosts=frozenset(self.settings.api.allowed_hosts),
+            hosts=frozenset(self.settings.api.allowed_hosts) | own_names(self.node),
             unix_ns=self.clock.now_ns,
         )

@@ -9,13 +9,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from agent.api.settings import ApiSettings
 from agent.collect.gpu.settings import GpuSettings
 from agent.collect.settings import EnginesSettings
 from agent.core.ports import ConfigError
 from agent.delivery.settings import AlertsDeliverySettings
+from agent.doors.settings import require_credentials
 from agent.ledger.settings import PricesSettings
 from agent.runners.settings import RulesSettings
-from agent.settings import ApiSettings, NodeSettings, Section, StorageSettings
+from agent.settings import NodeSettings, Section, StorageSettings
 from agent.sidecar.settings import SidecarSettings
 
 ENVIRONMENT_PREFIX = "ENGINEROOM__"
@@ -78,9 +80,13 @@ def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     tree = _read(file) if file else {}
     _override(tree, environment, source)
     try:
-        return Settings.model_validate(tree, context={"folder": file.parent if file else Path.cwd()})
+        settings = Settings.model_validate(tree, context={"folder": file.parent if file else Path.cwd()})
+        require_credentials("api", settings.api.listen, settings.api.auth, settings.api.tls)
     except ValidationError as error:
         raise ConfigErrors(source, [_explain(detail) for detail in error.errors()]) from error
+    except ConfigError as error:
+        raise ConfigErrors(source, [error]) from error
+    return settings
 
 
 def _read(file: Path) -> dict[str, Any]:

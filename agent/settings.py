@@ -1,9 +1,9 @@
-"""Settings of the node itself: its name, its folder, its own listeners. Sections `node`, `storage`, `api`."""
+"""What every section is made of, and the settings of the node itself: its name, its folder. `node`, `storage`."""
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 
 def _from_the_folder(path: Path, info: ValidationInfo) -> Path:
@@ -51,21 +51,3 @@ class StorageSettings(Section):
         ge=2**20,
         description="Most memory the series may take; new series beyond it are dropped and counted.",
     )
-
-
-class ApiSettings(Section):
-    """The agent's own listeners."""
-
-    listen: str = Field("127.0.0.1:9440", description="Address of the page, /metrics and the APIs. host:port.")
-    probes_listen: str = Field(
-        "127.0.0.1:9441", description="Address of /livez, /readyz and /startupz, which need no authentication."
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        (), description="Further host names under which people reach the page; IP addresses and localhost always work."
-    )
-
-    @field_validator("listen", "probes_listen")
-    @classmethod
-    def _is_address(cls, value: str) -> str:
-        split_address(value)
-        return value

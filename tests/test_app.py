@@ -16,7 +16,19 @@ def test_what_the_settings_lead_to(tmp_path: Path) -> None:
     )
     lines = list(check_settings(load(file, {})))
     assert lines[0].startswith("rules: ")
-    assert lines[1:] == ["prices: in USD", "engines: a"]
+    assert lines[1:] == ["prices: in USD", "api: http://127.0.0.1:9440/ for everybody who reaches it", "engines: a"]
+
+
+def test_files_of_credentials_are_read_too(tmp_path: Path) -> None:
+    file = tmp_path / "engineroom.yaml"
+    file.write_text("api: {auth: {tokens: [{name: a, file: token, scopes: [metrics]}]}}\n")
+    with pytest.raises(ConfigError, match=r"api\.auth\.tokens"):
+        list(check_settings(load(file, {})))
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
+    assert "api: http://127.0.0.1:9440/ for callers with credentials" in list(check_settings(load(file, {})))
+    file.write_text("api: {tls: {certificate_file: token, key_file: token}}\n")
+    with pytest.raises(ConfigError, match=r"api\.tls\.certificate_file"):
+        list(check_settings(load(file, {})))
 
 
 def test_a_price_file_in_two_currencies_needs_a_choice(tmp_path: Path) -> None:

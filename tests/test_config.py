@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,37 @@ def test_mistakes_are_named_with_their_key(tmp_path: Path, text: str, said: str)
         load(write(tmp_path, text), {})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("api: {listen: '0.0.0.0:9440'}", r"api\.listen: .*api\.auth\.allow_unauthenticated: true"),
+        ("api: {listen: 'node-a:9440', tls: {certificate_file: a, key_file: b}}", r"api\.listen: "),
+        ("api: {listen: '[::]:9440'}", r"api\.listen: "),
+        (
+            "api: {auth: {certificates: [{name: a, scopes: [metrics]}]}}",
+            r"api\.auth\.certificates: .*api\.tls\.client_ca_file",
+        ),
+    ],
+)
+def test_a_listener_others_reach_needs_credentials(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigErrors, match=said):
+        load(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api: {listen: 'localhost:9440', probes_listen: '0.0.0.0:9441'}",
+        "api: {listen: '127.0.0.7:9440'}",
+        "api: {listen: '[::1]:9440'}",
+        "api: {listen: '0.0.0.0:9440', auth: {allow_unauthenticated: true}}",
+        "api: {listen: '0.0.0.0:9440', auth: {tokens: [{name: a, file: token, scopes: [metrics]}]}}",
+    ],
+)
+def test_with_credentials_or_plain_words_it_may_listen_anywhere(tmp_path: Path, text: str) -> None:
+    assert load(write(tmp_path, text), {}).api.probes_listen
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as caught:
         load(write(tmp_path, "gpus: {a: 1}\nrules: {b: 2}\n"), {})
@@ -72,3 +105,15 @@ def test_a_value_that_may_be_secret_is_not_repeated(tmp_path: Path) -> None:
 
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert load(write(tmp_path, "prices: {file: prices.yaml}"), {}).prices.file == tmp_path / "prices.yaml"
+
+
+def test_reading_settings_loads_nothing_heavy() -> None:
+    """Every command reads them, also those that answer at once."""
+    heavy = ("cryptography", "jwt", "fastapi", "uvicorn", "aiohttp", "sqlalchemy", "numpy")
+    said = subprocess.run(
+        [sys.executable, "-c", "import agent.config, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(heavy) & set(said.stdout.split())

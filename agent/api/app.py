@@ -1,14 +1,19 @@
 """All paths of the agent's HTTP port, put together into one FastAPI application."""
 
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from agent.api.cost import cost_router
+from agent.api.doors import Doors
+from agent.api.gate import Gate
 from agent.api.ingest import ingest_router
 from agent.api.page import page_router
 from agent.api.probe_routes import probe_router
 from agent.api.problems import add_problem_handlers
 from agent.api.prometheus import prometheus_router
+from agent.api.schema import describe
 from agent.api.scrape import scrape_router
 from agent.api.security import OwnHostOnly
 from agent.api.services import NodeServices
@@ -17,9 +22,24 @@ _WORTH_COMPRESSING_BYTES = 1400  # what one packet carries anyway
 _GZIP_LEVEL = 4  # the page at level 9 takes three times as long for 3 % less
 
 
-def build_api(node: NodeServices) -> FastAPI:
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        is_new = self.openapi_schema is None
+        document = super().openapi()
+        if is_new:
+            describe(document)
+        return document
+
+
+def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     """The application for port 9440. It starts nothing: whoever serves it owns the tasks."""
-    app = FastAPI(title="engineroom", version=node.version, docs_url=None, redoc_url=None)
+    app = _Api(
+        title="engineroom",
+        version=node.version,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # `agent.api.access` knows the paths as they are
+    )
     add_problem_handlers(app)
     app.include_router(page_router(node))
     app.include_router(probe_router(node.health))
@@ -28,5 +48,6 @@ def build_api(node: NodeServices) -> FastAPI:
     app.include_router(cost_router(node))
     app.include_router(ingest_router(node))
     app.add_middleware(GZipMiddleware, minimum_size=_WORTH_COMPRESSING_BYTES, compresslevel=_GZIP_LEVEL)
+    app.add_middleware(Gate, doors=doors)
     app.add_middleware(OwnHostOnly, names=node.hosts)
     return app

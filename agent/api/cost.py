@@ -5,15 +5,17 @@ import io
 from typing import Annotated, Any, get_args
 
 import msgspec
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from agent.api.access import caller
 from agent.api.numbers import money
 from agent.api.problems import Problem
 from agent.api.services import NodeServices
 from agent.api.times import WINDOW_FORMS, parse_duration, parse_window, rfc3339
 from agent.core.cost.reports import Dimension, Report, ReportQuery, ReportRow
+from agent.doors.identity import Identity
 
 NS = 1_000_000_000
 MAX_STEPS = 11_000
@@ -36,6 +38,7 @@ class ReportParameters(BaseModel):
     step: str | None = Field(None, description="Length of a bucket, e.g. 1h or 1d; without it one row per group.")
     basis: str = Field("usage", description="`usage` as booked; `allocation` spreads idle time over the requests.")
     format: str = Field("json", description="json or csv.")
+    tenant: str | None = Field(None, description="Only what is this tenant's.", max_length=256)
 
 
 def cost_router(node: NodeServices) -> APIRouter:
@@ -43,10 +46,11 @@ def cost_router(node: NodeServices) -> APIRouter:
     router = APIRouter(prefix="/api/v1/cost", tags=["Cost"])
 
     @router.get("/report", summary="GPU time and cost of a window, grouped.", response_class=Response)
-    async def report(parameters: Annotated[ReportParameters, Query()]) -> Response:
+    async def report(request: Request, parameters: Annotated[ReportParameters, Query()]) -> Response:
+        tenant = _own_tenant(caller(request), parameters.tenant)
         if parameters.format not in ("json", "csv"):
             raise _bad("format", f"{parameters.format!r} is not served here", "Ask for json or csv.")
-        found = await node.ledger.report(report_query(parameters, node.unix_ns(), node.time_zone))
+        found = await node.ledger.report(report_query(parameters, node.unix_ns(), node.time_zone, tenant))
         if parameters.format == "csv":
             headers = {"Content-Disposition": 'attachment; filename="engineroom-cost.csv"'}
             return Response(report_csv(found), headers=headers, media_type="text/csv; charset=utf-8")
@@ -64,10 +68,12 @@ def cost_router(node: NodeServices) -> APIRouter:
 
     @router.get("/requests/{id}", summary="What one request cost, and of what.")
     async def request_cost(
-        request_id: Annotated[str, Path(alias="id", max_length=64)], _none: Annotated[Nothing, Query()]
+        request: Request,
+        request_id: Annotated[str, Path(alias="id", max_length=64)],
+        _none: Annotated[Nothing, Query()],
     ) -> Response:
         found = await node.ledger.request_cost(request_id)
-        if found is None:
+        if found is None or caller(request).tenant not in (None, found.tenant):
             raise Problem(
                 404,
                 "Unknown request",
@@ -93,8 +99,21 @@ def cost_router(node: NodeServices) -> APIRouter:
     return router
 
 
-def report_query(parameters: ReportParameters, now_ns: int, zone: str) -> ReportQuery:
-    """The ledger's question; raises `Problem` that says which parameter is wrong and what would be right."""
+def _own_tenant(identity: Identity, asked: str | None) -> str | None:
+    """Whose figures the report may hold: None for everybody's. Raises `Problem` for somebody else's."""
+    if identity.tenant is None:
+        return asked
+    if asked not in (None, identity.tenant):
+        detail = f"{identity.name} may see one tenant's costs, and {asked!r} is another."
+        raise Problem(403, "Not allowed", detail, "Leave out `tenant`, or ask whoever runs this agent.")
+    return identity.tenant
+
+
+def report_query(parameters: ReportParameters, now_ns: int, zone: str, tenant: str | None) -> ReportQuery:
+    """The ledger's question, about `tenant` only unless it is None.
+
+    Raises `Problem` that says which parameter is wrong and what would be right.
+    """
     try:
         start, end = parse_window(parameters.window, now_ns, zone)
     except ValueError as error:
@@ -107,7 +126,7 @@ def report_query(parameters: ReportParameters, now_ns: int, zone: str) -> Report
         raise _bad("aggregate", f"{parameters.aggregate!r} names a dimension twice", "Name each dimension once.")
     if parameters.basis not in ("usage", "allocation"):
         raise _bad("basis", f"{parameters.basis!r} is no basis", "Ask for usage or allocation.")
-    query = {"start_ns": start, "end_ns": end, "aggregate": dimensions, "basis": parameters.basis}
+    query = {"start_ns": start, "end_ns": end, "aggregate": dimensions, "basis": parameters.basis, "tenant": tenant}
     return msgspec.convert({**query, "step_seconds": _step(parameters.step, end - start)}, ReportQuery)
 
 
@@ -133,6 +152,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "aggregate": query.aggregate,
         "basis": query.basis,
         "step_seconds": query.step_seconds,
+        "tenant": query.tenant,
         "currency": report.currency,
         "rows": [_row(row) for row in report.rows],
         "total": {

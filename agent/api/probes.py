@@ -1,17 +1,21 @@
 """Liveness, readiness and startup from the health of our own cycles; never asks NVML, an engine or any backend.
 
 `serve_probes` answers on a port of its own through a bare asyncio protocol, without FastAPI or uvicorn; the same
-answers stand on the API's port (`agent.api.probe_routes`).
+answers stand on the API's port (`agent.api.probe_routes`). It asks nobody who they are, so that it has bounds on
+everything they may take: connections, rate, heads, time, and answers that they do not read.
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Literal, cast
 
 import httptools
 import msgspec
 import structlog
 
+from agent.clock import boot_ns
 from agent.core.ports import ConfigError
+from agent.doors.limits import RateLimiter, source_key
 from agent.lifecycle import Health
 
 log = structlog.get_logger()
@@ -21,6 +25,8 @@ PATHS: dict[str, ProbeName] = {"/livez": "livez", "/readyz": "readyz", "/startup
 MAX_CONNECTIONS = 64
 MAX_HEAD_BYTES = 16 << 10
 IDLE_SECONDS = 15.0
+REQUESTS_PER_SECOND = 100.0  # of one address; a kubelet sends three in ten seconds
+REQUESTS_AT_ONCE = 200
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -74,9 +80,10 @@ async def serve_probes(
 ) -> None:
     """Answer probes on their own port until cancelled. Raises `ConfigError` about `key` when the port cannot be had."""
     loop = asyncio.get_running_loop()
-    connections: set[_Connection] = set()
+    connections: dict[_Connection, None] = {}
+    rate = RateLimiter(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
     try:
-        server = await loop.create_server(lambda: _Connection(health, connections), host, port)
+        server = await loop.create_server(lambda: _Connection(health, connections, rate), host, port)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(key, f"cannot listen on {host}:{port} ({reason}); choose a free port") from error
@@ -96,9 +103,11 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, health: Health, connections: "set[_Connection]") -> None:
+    def __init__(self, health: Health, connections: "dict[_Connection, None]", rate: RateLimiter) -> None:
         self.health = health
-        self.connections = connections
+        self.connections = connections  # oldest first
+        self.rate = rate
+        self.source = ""
         self.parser = httptools.HttpRequestParser(self)
         self.url = b""
         self.accept = b""
@@ -108,20 +117,34 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         self.transport.close()
 
+    def cut(self) -> None:
+        self.connections.pop(self, None)
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()  # who does not read answers may not ask for more of them
+
+    def resume_writing(self) -> None:
+        self.transport.resume_reading()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
+        peer = self.transport.get_extra_info("peername")
+        self.source = source_key(str(peer[0])) if peer else ""
         if len(self.connections) >= MAX_CONNECTIONS:
-            self.transport.abort()
-            return
-        self.connections.add(self)
+            # The newcomer stays: else whoever holds all of them open would make liveness fail, and with it the agent.
+            next(iter(self.connections)).cut()
+        self.connections[self] = None
         self._wait()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.connections.discard(self)
+        self.connections.pop(self, None)
         if self.timer is not None:
             self.timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.head_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -143,10 +166,14 @@ class _Connection(asyncio.Protocol):
             self.accept = value
 
     def on_message_complete(self) -> None:
+        if self.transport.is_closing():
+            return  # what else came in the same piece
         keep = self.parser.should_keep_alive()
         method = self.parser.get_method()
         probe = PATHS.get(self.url.partition(b"?")[0].decode("latin-1"))
-        if probe is None:
+        if self.rate.admit(self.source, boot_ns()) is not None:
+            self._write(429, TEXT, b"too many requests\n", keep=False)
+        elif probe is None:
             self._write(404, TEXT, b"paths: /livez /readyz /startupz\n", keep=keep)
         elif method not in (b"GET", b"HEAD"):
             self._write(405, TEXT, b"ask with GET\n", keep=False)
@@ -157,9 +184,8 @@ class _Connection(asyncio.Protocol):
         self._wait()
 
     def _write(self, status: int, kind: str, body: bytes, *, keep: bool, with_body: bool = True) -> None:
-        phrase = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}.get(status)
         head = (
-            f"HTTP/1.1 {status} {phrase or 'Service Unavailable'}\r\ncontent-type: {kind}\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {kind}\r\n"
             f"content-length: {len(body)}\r\ncache-control: no-store\r\n"
             f"connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
         )
@@ -170,4 +196,4 @@ class _Connection(asyncio.Protocol):
     def _wait(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.transport.close)
+        self.timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.cut)

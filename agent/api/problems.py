@@ -1,6 +1,7 @@
-"""Errors of our own paths as ``application/problem+json`` (RFC 9457): what was wrong, where, what to do."""
+"""Errors as ``application/problem+json`` (RFC 9457), on Prometheus' paths in its form: what was wrong, what to do."""
 
 import math
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -9,16 +10,39 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from agent.api.access import need_of
 from agent.core.ports import TryLater
 
 MEDIA_TYPE = "application/problem+json"
+_PROMETHEUS_PATHS = re.compile(r"/api/v1/(query|query_range|series|labels|label/.*|metadata|rules|alerts|status/.*)")
+_PROMETHEUS_KINDS = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "bad_data",
+    413: "bad_data",
+    429: "too_many_requests",
+    500: "internal",
+    503: "unavailable",
+}
 
 
 class Problem(Exception):
-    """Ends a request with an error that people can act on. `remedy` says what would work."""
+    """Ends a request with an error that people can act on. `remedy` says what would work.
+
+    Where a program acts on it, `kind` is the problem's type (RFC 9457) and `members` are further members.
+    """
 
     def __init__(
-        self, status: int, title: str, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        remedy: str = "",
+        headers: Mapping[str, str] | None = None,
+        *,
+        kind: str = "about:blank",
+        members: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -26,13 +50,36 @@ class Problem(Exception):
         self.detail = detail
         self.remedy = remedy
         self.headers = dict(headers or {})
+        self.kind = kind
+        self.members = dict(members or {})
 
     def response(self) -> Response:
-        body: dict[str, object] = {"type": "about:blank", "title": self.title, "status": self.status}
+        body: dict[str, object] = {"type": self.kind, "title": self.title, "status": self.status}
         body["detail"] = self.detail
         if self.remedy:
             body["remedy"] = self.remedy
+        body |= self.members
         return Response(msgspec.json.encode(body), self.status, self.headers, MEDIA_TYPE)
+
+
+def in_prometheus_form(path: str) -> bool:
+    """Whether errors of this path are for clients of Prometheus."""
+    return _PROMETHEUS_PATHS.fullmatch(path) is not None
+
+
+def in_the_form_of(path: str, problem: Problem) -> Response:
+    """The answer as the clients of `path` read errors: a problem, or Prometheus' error JSON."""
+    if not in_prometheus_form(path):
+        return problem.response()
+    reason = f"{problem.detail} {problem.remedy}".strip()
+    kind = _PROMETHEUS_KINDS.get(problem.status, "bad_data")
+    return prometheus_error(problem.status, kind, reason, problem.headers)
+
+
+def prometheus_error(status: int, kind: str, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as Prometheus' HTTP API writes it."""
+    body = msgspec.json.encode({"status": "error", "errorType": kind, "error": reason})
+    return Response(body, status, headers, "application/json")
 
 
 def unavailable(title: str, error: TryLater) -> Problem:
@@ -45,29 +92,39 @@ def unavailable(title: str, error: TryLater) -> Problem:
 def add_problem_handlers(app: FastAPI) -> None:
     """Turn every error of the framework into a problem, so that no path answers in another form."""
 
+    def answer(request: Request, problem: Problem) -> Response:
+        return in_the_form_of(request.scope["path"], problem)
+
     @app.exception_handler(Problem)
-    async def on_problem(_request: Request, problem: Problem) -> Response:
-        return problem.response()
+    async def on_problem(request: Request, problem: Problem) -> Response:
+        return answer(request, problem)
 
     @app.exception_handler(TryLater)
-    async def on_try_later(_request: Request, error: TryLater) -> Response:
-        return unavailable("Not available now", error).response()
+    async def on_try_later(request: Request, error: TryLater) -> Response:
+        return answer(request, unavailable("Not available now", error))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         remedy = "See /docs for the paths of this agent." if error.status_code in (404, 405) else ""
-        detail = f"{request.method} {request.url.path}: {error.detail}"
-        return Problem(error.status_code, str(error.detail), detail, remedy, error.headers).response()
+        detail = f"{request.method} {request.scope['path']}: {error.detail}"
+        headers = dict(error.headers or {})
+        need = need_of(request.scope["path"])
+        if error.status_code == 405 and need is not None:
+            headers["Allow"] = ", ".join(need.methods)  # of all routes of the path; the framework knows one at a time
+        return answer(request, Problem(error.status_code, str(error.detail), detail, remedy, headers))
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, _error: Exception) -> Response:
         # uvicorn logs the trace; what went wrong inside is not for whoever asked.
-        detail = f"{request.method} {request.url.path} failed inside the agent."
-        return Problem(500, "Internal error", detail, "This is a bug; the agent's log says more.").response()
+        detail = f"{request.method} {request.scope['path']} failed inside the agent."
+        remedy = "This is a bug; the agent's log says more."
+        # Starlette answers this outside of all middlewares, which would have added these.
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return answer(request, Problem(500, "Internal error", detail, remedy, headers))
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        return _invalid(request, error).response()
+        return answer(request, _invalid(request, error))
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Problem:

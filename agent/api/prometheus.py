@@ -15,7 +15,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from agent.api.numbers import plain
+from agent.api.problems import prometheus_error
 from agent.api.rules_json import alerts_data, groups_data
+from agent.api.schema import prometheus_parameters
 from agent.api.services import Line, NodeServices, QueryRefused
 from agent.api.times import parse_duration, parse_instant
 from agent.core.catalogue import CATALOGUE
@@ -44,7 +46,7 @@ def prometheus_router(node: NodeServices) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["Prometheus API"])
     asks = _Asks(node)
 
-    def add(path: str, handler: Handler, summary: str, *, form: bool = False) -> None:
+    def add(path: str, handler: Handler, summary: str, takes: str = "", *, form: bool = False) -> None:
         methods = ["GET", "POST"] if form else ["GET"]
         for method in methods:
             router.add_api_route(
@@ -54,15 +56,17 @@ def prometheus_router(node: NodeServices) -> APIRouter:
                 summary=summary,
                 operation_id=f"{method.lower()}{re.sub('[^a-z]+', '_', path)}",
                 response_class=Response,
+                openapi_extra=prometheus_parameters(path, takes.split(), as_form=method == "POST"),
             )
 
-    add("/query", asks.query, "Evaluate a PromQL expression at one instant (query, time, limit).", form=True)
-    add("/query_range", asks.query_range, "Evaluate over a range (query, start, end, step, limit).", form=True)
-    add("/series", asks.series, "Series that match the selectors (match[], start, end, limit).", form=True)
-    add("/labels", asks.labels, "Label names (match[], start, end, limit).", form=True)
-    add("/label/{name}/values", asks.label_values, "Values of one label (match[], start, end, limit).")
-    add("/metadata", asks.metadata, "Type, unit and help of every metric of this agent (metric, limit).")
-    add("/rules", asks.rules, "Rules of this node and their state (type, rule_name[], rule_group[], file[]).")
+    add("/query", asks.query, "Evaluate a PromQL expression at one instant.", "query time limit", form=True)
+    add("/query_range", asks.query_range, "Evaluate over a range.", "query start end step limit", form=True)
+    add("/series", asks.series, "Series that match the selectors.", "match[] start end limit", form=True)
+    add("/labels", asks.labels, "Label names.", "match[] start end limit", form=True)
+    add("/label/{name}/values", asks.label_values, "Values of one label.", "match[] start end limit")
+    add("/metadata", asks.metadata, "Type, unit and help of every metric of this agent.", "metric limit")
+    kinds = "type rule_name[] rule_group[] file[] exclude_alerts"
+    add("/rules", asks.rules, "Rules of this node and their state.", kinds)
     add("/alerts", asks.alerts, "Pending and firing alerts of this node.")
     add("/status/buildinfo", asks.buildinfo, "Version, as Grafana asks for it.")
     return router
@@ -75,9 +79,9 @@ def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Respo
             parameters = await _parameters(request)
             data = handler(parameters)
         except (BadData, ValueError) as error:
-            return _error(400, "bad_data", str(error))
+            return prometheus_error(400, "bad_data", str(error))
         except QueryRefused as error:
-            return _error(400 if error.kind == "bad_data" else 422, error.kind, error.reason)
+            return prometheus_error(400 if error.kind == "bad_data" else 422, error.kind, error.reason)
         if isinstance(data, Truncated):
             return _json({"status": "success", "data": data.data, "warnings": ["results truncated due to limit"]})
         return _json({"status": "success", "data": data})
@@ -256,9 +260,5 @@ def _matrix(lines: list[Line]) -> list[dict[str, Any]]:
     return [{"metric": line.labels, "values": [_point(point) for point in line.points]} for line in lines]
 
 
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def _error(status: int, kind: str, reason: str) -> Response:
-    return _json({"status": "error", "errorType": kind, "error": reason}, status)
+def _json(body: Any) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

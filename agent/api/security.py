@@ -4,11 +4,10 @@ A page on the web can make a browser ask ``http://evil.example:9440`` after poin
 rebinding). Its Host header gives it away.
 """
 
-import ipaddress
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.api.problems import Problem
+from agent.doors.hosts import host_allowed
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -20,23 +19,8 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-
-
-def host_allowed(header: str, names: frozenset[str]) -> bool:
-    """Whether a Host header names loopback, an IP address or one of `names` (any port)."""
-    host = header.strip().lower()
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        host = host.partition(":")[0]
-    host = host.removesuffix(".")
-    if host == "localhost" or host.endswith(".localhost") or host in names:
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+# It holds for every port of the host, also for those that speak plain HTTP: so it lasts a day, not a year.
+_SECURE_HEADERS = [*_HEADERS, (b"strict-transport-security", b"max-age=86400")]
 
 
 class OwnHostOnly:
@@ -51,9 +35,11 @@ class OwnHostOnly:
             await self.app(scope, receive, send)
             return
 
+        added = _SECURE_HEADERS if scope["scheme"] == "https" else _HEADERS
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")

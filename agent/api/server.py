@@ -1,5 +1,6 @@
 """Runs uvicorn as one task of ours: it listens, serves until cancelled, and stops within a deadline."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ import anyio
 import structlog
 import uvicorn
 
+from agent.api.protocol import BoundedProtocol, Bounds
 from agent.core.ports import ConfigError
+from agent.doors.settings import LimitSettings
+from agent.doors.tls import ServerTls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +25,33 @@ BACKLOG = 512
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: `agent.lifecycle` owns the signals."""
+    """uvicorn without signal handlers (`agent.lifecycle` owns the signals), with our bounds and our TLS."""
+
+    def __init__(self, config: uvicorn.Config, limits: LimitSettings, tls: ServerTls | None) -> None:
+        super().__init__(config)
+        self.bounds = Bounds(limits)
+        self.tls = tls
 
     @contextmanager
     def capture_signals(self) -> "Iterator[None]":
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept. uvicorn's own would wait a minute for each TLS handshake."""
+
+        def connection() -> BoundedProtocol:
+            return BoundedProtocol(self.config, self.server_state, self.lifespan.state, bounds=self.bounds)
+
+        loop = asyncio.get_running_loop()
+        context = self.tls.context if self.tls else None
+        timeout = self.bounds.limits.head_timeout_seconds if context else None
+        self.servers = [
+            await loop.create_server(
+                connection, sock=bound, ssl=context, ssl_handshake_timeout=timeout, backlog=BACKLOG
+            )
+            for bound in sockets or ()
+        ]
+        self.started = True
 
 
 def listen(host: str, port: int, key: str = "api.listen") -> socket.socket:
@@ -57,6 +83,8 @@ async def serve(
     key: str = "api.listen",
     bound: socket.socket | None = None,
     on_listening: Callable[[str, int], None] | None = None,
+    limits: LimitSettings | None = None,
+    tls: ServerTls | None = None,
 ) -> None:
     """Serve `app` until cancelled; then finish running requests for at most `STOP_SECONDS`.
 
@@ -73,9 +101,9 @@ async def serve(
         timeout_graceful_shutdown=STOP_SECONDS,
         ws="none",
     )
-    server = _Server(config)
+    server = _Server(config, limits or LimitSettings(), tls)
     address = bound.getsockname()
-    log.info("api_listening", host=address[0], port=address[1])
+    log.info("api_listening", host=address[0], port=address[1], tls=tls is not None)
     if on_listening is not None:
         on_listening(address[0], address[1])
     try:

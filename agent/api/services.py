@@ -9,7 +9,7 @@ from msgspec import Struct
 from agent.clock import boot_ns, unix_ns
 from agent.core.board import Board
 from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
-from agent.core.requests import RecordBatch, RecordReceipt
+from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
 from agent.lifecycle import Health
 
 
@@ -112,7 +112,8 @@ class Ledger(Protocol):
     async def request_cost(self, request_id: str, /) -> RequestCost | None: ...
 
 
-Accept = Callable[[RecordBatch], Awaitable[RecordReceipt]]
+Accept = Callable[[RecordBatch, str, Sequence[RefusedEvent]], Awaitable[RecordReceipt]]
+"""A batch, who the doors say is its sender ('' when they do not ask), and what was refused of it so far."""
 
 
 def _nothing() -> tuple[()]:

@@ -2,7 +2,10 @@
 
 A request is told in up to three kinds of event: one start, a progress per second while it streams, one end. The end
 repeats everything, so an end alone is a whole `RequestRecord`. Events are numbered per sidecar start (`epoch`);
-repeating a batch is harmless.
+repeating a batch, wholly or in part, late or out of order, is harmless.
+
+Version 1: a batch is taken whole or answered 400. Version 2: the receipt names the events that were refused, one by
+one; the rest is taken. The events themselves are the same in both.
 """
 
 from typing import Literal
@@ -12,7 +15,11 @@ from msgspec import Struct
 Outcome = Literal["ok", "error", "timeout", "client_abort", "rejected"]
 UsageSource = Literal["reported", "counted"]
 
-SCHEMA_VERSION = 1
+RefusalKind = Literal["unreadable", "value", "tenant", "sender"]
+
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)
+"""What an agent of this version reads; a sidecar that is told so falls back to the newest it knows itself."""
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,8 +99,26 @@ class RecordBatch(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class RefusedEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event that will never be taken, however often it is sent. `index` is its place in the batch, from 0.
+
+    `kind`: ``unreadable``, no event by this schema; ``value``, a value that cannot be; ``tenant``, not the tenant that
+    the sender is limited to; ``sender``, its request is another sender's.
+    """
+
+    index: int
+    kind: RefusalKind
+    reason: str
+    sequence: int | None = None  # None: could not be read
+
+
 class RecordReceipt(Struct, frozen=True, kw_only=True):
-    """Answer to a batch: every event up to and including `accepted_through` is stored durably."""
+    """Answer to a batch: each of its events is stored durably, was so before (`repeated`), or is in `refused`.
+
+    `accepted_through` is the highest number of this epoch that came in; nothing up to it has to be kept by a sender
+    that delivers in order, but for copies of what was refused.
+    """
 
     accepted_through: int
     repeated: int = 0
+    refused: tuple[RefusedEvent, ...] = ()  # since version 2

@@ -1,6 +1,6 @@
 """The ledger file: sidecar batches and settlement steps in, durably; costs, reports and proofs out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,14 +16,16 @@ from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
 from agent.core.cost.reports import Reconciliation, Report, ReportQuery, RequestCost
 from agent.core.ports import ConfigError, TryLater
-from agent.core.requests import RecordBatch, Usage
-from agent.ledger import reading, writing
+from agent.core.requests import RecordBatch, RefusedEvent, Usage
+from agent.ledger import reading, receiving, writing
+from agent.ledger.numbering import Numbers
+from agent.ledger.receiving import Accepted
 from agent.ledger.schema import KEY, connect, migrate
-from agent.ledger.tables import entries, node_state, requests
-from agent.ledger.writing import Accepted
+from agent.ledger.tables import entries, node_state, requests, sidecars
 
 T = TypeVar("T")
 CostKey = tuple[str, str, str, str]  # state, tenant, model, currency
+SenderKey = tuple[str, str, int]  # sender, sidecar, epoch
 
 
 @dataclass(slots=True)
@@ -34,7 +36,8 @@ class Opened:
     through_ns: int | None = None
     step: int = 0
     live: list[Live] = field(default_factory=list)
-    senders: list[tuple[str, int]] = field(default_factory=list)  # (sidecar, epoch) that have open requests
+    senders: list[SenderKey] = field(default_factory=list)  # those that have open requests
+    missing: dict[SenderKey, int] = field(default_factory=dict)  # event numbers that never came
     ended: int = 0  # requests whose end is known
     cost_nano: dict[CostKey, int] = field(default_factory=dict)
     slot_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # (gpu, state)
@@ -99,13 +102,27 @@ class Ledger:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def accept(self, batch: RecordBatch, skew_ns: int = 0) -> Accepted:
-        """Store a sidecar's events; they are on disk when this returns. Repeats (by number or id) are left out."""
-        return await self._write(lambda connection: writing.accept(connection, batch, skew_ns))
+    async def accept(
+        self,
+        batch: RecordBatch,
+        skew_ns: int = 0,
+        sender: str = "",
+        refused: Sequence[RefusedEvent] = (),
+        *,
+        ends_older: bool = True,
+    ) -> Accepted:
+        """Store a sidecar's events; they are on disk when this returns. Repeats (by number or id) are left out.
 
-    async def lose(self, sidecar: str, epoch: int, at_ns: int) -> dict[str, int]:
+        `sender` is who the doors say is telling them, '' when they do not ask; `refused` was sorted out before;
+        without `ends_older`, the open requests of earlier starts of the sidecar are left alone.
+        """
+        return await self._write(
+            lambda connection: receiving.accept(connection, batch, skew_ns, sender, refused, ends_older=ends_older)
+        )
+
+    async def lose(self, sidecar: str, epoch: int, at_ns: int, sender: str = "") -> dict[str, int]:
         """Give up the open requests of a silent sidecar; request id -> the end it is given."""
-        return await self._write(lambda connection: writing.lose(connection, sidecar, epoch, at_ns))
+        return await self._write(lambda connection: receiving.lose(connection, sidecar, epoch, at_ns, sender))
 
     async def settle(self, closed: Closed) -> None:
         """Write one settlement step in one transaction. Calling it again with the same step is harmless."""
@@ -140,8 +157,12 @@ class Ledger:
                 if is_open:
                     found.accounts.append(account)
             found.live = _open_requests(connection)
-            senders = select(requests.c.sidecar, requests.c.epoch).where(requests.c.outcome.is_(None)).distinct()
-            found.senders = [(row.sidecar, row.epoch) for row in connection.execute(senders)]
+            senders = select(requests.c.sender, requests.c.sidecar, requests.c.epoch)
+            senders = senders.where(requests.c.outcome.is_(None)).distinct()
+            found.senders = [(row.sender, row.sidecar, row.epoch) for row in connection.execute(senders)]
+            for row in connection.execute(select(sidecars).where(sidecars.c.holes.is_not(None))):
+                missing = Numbers(row.accepted_through, row.holes).missing
+                found.missing[row.sender, row.sidecar, row.epoch] = missing
             ended = select(func.count()).select_from(requests).where(requests.c.ended_ns.is_not(None))
             found.ended = connection.execute(ended).scalar_one()
             _totals(connection, found)

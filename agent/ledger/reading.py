@@ -124,6 +124,9 @@ def report(connection: Connection, query: ReportQuery, node: str) -> Report:
     lines = _lines(connection, query, node, currency)
     if query.basis == "allocation":
         lines = _allocate(lines)
+    if query.tenant is not None:
+        # Only now: what is idle is spread over the work of all tenants.
+        lines = [line for line in lines if line.names["tenant"] == query.tenant]
     groups: dict[tuple[int, tuple[str, ...]], list[_Line]] = {}
     for line in lines:
         key = (line.start_ns, tuple(line.names[dimension] for dimension in query.aggregate))

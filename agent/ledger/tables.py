@@ -85,15 +85,19 @@ requests = Table(
     Column("currency", String),
     Column("unpriced", Boolean, nullable=False),
     Column("settled", Boolean, nullable=False),
+    # Who the doors said was telling; '' while nobody is asked who he is. With `sidecar`: whose request this is.
+    Column("sender", String, nullable=False, server_default=""),
     Index("requests_open", "settled", "started_ns"),
 )
 
-# Up to which event number each start of each sidecar has been stored.
+# Which event numbers of each start of each sidecar have been stored: up to accepted_through, without the holes.
 sidecars = Table(
     "sidecars",
     metadata,
     Column("sidecar", String, primary_key=True),
     Column("epoch", BigInteger, primary_key=True),
+    Column("sender", String, primary_key=True),
     Column("accepted_through", BigInteger, nullable=False),
-    Column("heard_ns", BigInteger, nullable=False),
+    Column("holes", Text),
+    Column("heard_ns", BigInteger, nullable=False),  # the last instant it told of, or of its last sign of life
 )

@@ -2,11 +2,11 @@ import aiohttp
 import pytest
 
 from agent.api.app import build_api
-from tests.support.api import node
+from tests.support.api import node, open_doors
 
 
 def test_the_openapi_document_names_every_path():
-    paths = build_api(node()).openapi()["paths"]
+    paths = build_api(node(), open_doors()).openapi()["paths"]
     assert {"/metrics", "/api/v1/query", "/api/v1/cost/report", "/ingest/v1/records", "/livez"} <= paths.keys()
     assert set(paths["/api/v1/query"]) == {"get", "post"}
 
@@ -14,7 +14,7 @@ def test_the_openapi_document_names_every_path():
 async def test_docs_list_every_path_and_load_nothing_from_elsewhere(api: aiohttp.ClientSession):
     async with api.get("/docs") as answer:
         text = await answer.text()
-    for path in build_api(node()).openapi()["paths"]:
+    for path in build_api(node(), open_doors()).openapi()["paths"]:
         assert path in text
     assert "https://" not in text
     assert 'href="/openapi.json"' in text

@@ -6,7 +6,16 @@ import aiohttp
 import anyio
 import pytest
 
-from agent.api.probes import MAX_CONNECTIONS, MAX_HEAD_BYTES, PATHS, ProbeName, check, probe_answer, serve_probes
+from agent.api.probes import (
+    MAX_CONNECTIONS,
+    MAX_HEAD_BYTES,
+    PATHS,
+    REQUESTS_AT_ONCE,
+    ProbeName,
+    check,
+    probe_answer,
+    serve_probes,
+)
 from agent.api.server import listen
 from agent.clock import NS, boot_ns
 from agent.core.ports import ConfigError
@@ -120,12 +129,25 @@ async def test_nonsense_is_answered_and_closed():
 async def test_too_many_connections_do_not_block_it():
     async with probes(health()) as port:
         streams = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
-        assert await raw(port, b"GET /livez HTTP/1.0\r\n\r\n") == b""
+        # Each newcomer takes the place of the oldest.
+        assert (await raw(port, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await streams[0].receive()
+        await streams[-1].send(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await streams[-1].receive()).startswith(b"HTTP/1.1 200")
         for stream in streams:
             await stream.aclose()
-        with anyio.fail_after(10):
-            while not (await raw(port, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200"):
-                await anyio.lowlevel.checkpoint()
+
+
+async def test_an_address_may_not_ask_without_end():
+    many = b"GET /livez HTTP/1.1\r\n\r\n" * (2 * REQUESTS_AT_ONCE)
+    async with probes(health()) as port:
+        got = await raw(port, many)
+        assert got.count(b"HTTP/1.1 200") >= REQUESTS_AT_ONCE
+        assert got.count(b"HTTP/1.1 429") == 1
+        async with await anyio.connect_tcp("127.0.0.1", port, local_host="127.0.0.2") as other:
+            await other.send(b"GET /livez HTTP/1.1\r\n\r\n")
+            assert (await other.receive()).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_taken_port_names_the_setting():

@@ -1,5 +1,7 @@
 import signal
 import socket
+import ssl
+from pathlib import Path
 
 import aiohttp
 import anyio
@@ -9,9 +11,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from agent.api.doors import doors_of
 from agent.api.server import STOP_SECONDS, listen, serve
 from agent.core.ports import ConfigError
-from tests.support.api import node, served
+from agent.doors.settings import LimitSettings, TlsSettings
+from agent.doors.tls import ServerTls
+from tests.support.api import node, open_doors, served
+from tests.support.callers import header, settings
+from tests.support.credentials import Authority, make_ca
 
 
 def test_a_taken_port_names_the_setting():
@@ -98,3 +105,110 @@ async def _stop_during(handler, running: anyio.Event, finish: anyio.Event | None
         if finish is not None:
             finish.set()
     return ports[0]
+
+
+# TLS
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return make_ca()
+
+
+def trusting(authority: Authority, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    if client is not None:
+        context.load_cert_chain(*client)
+    return context
+
+
+def tls_settings(folder: Path, authority: Authority, **more: object) -> TlsSettings:
+    certificate, key = authority.issue("localhost").write(folder)
+    return TlsSettings.model_validate({"certificate_file": certificate, "key_file": key, **more})
+
+
+async def test_https_with_a_certificate_that_may_change(tmp_path: Path, authority: Authority):
+    now = [10**12]
+    tls = ServerTls(tls_settings(tmp_path, authority), key="api.tls", boot_ns=lambda: now[0])
+    async with served(node(), tls=tls) as url, aiohttp.ClientSession() as api:
+        assert url.startswith("https://")
+        async with api.get(f"{url}/metrics", ssl=trusting(authority)) as answer:
+            assert answer.status == 200
+            assert answer.headers["Strict-Transport-Security"] == "max-age=86400"
+        # The same names are answered for as without TLS.
+        async with api.get(f"{url}/metrics", ssl=trusting(authority), headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 421
+        with pytest.raises(aiohttp.ClientError):
+            await api.get(url.replace("https", "http") + "/metrics")
+        other = make_ca("another")
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await api.get(f"{url}/metrics", ssl=trusting(other))
+        other.issue("localhost").write(tmp_path)
+        now[0] += 2 * 10**9
+        async with api.get(f"{url}/metrics", ssl=trusting(other)) as answer:
+            assert answer.status == 200
+
+
+async def test_plain_http_is_not_told_to_stay_secure():
+    async with served(node()) as url, aiohttp.ClientSession(url) as api, api.get("/") as answer:
+        assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_clients_come_in_by_their_certificates(tmp_path: Path, authority: Authority):
+    more = {"client_ca_file": authority.write(tmp_path), "require_client_certificate": False}
+    tls = tls_settings(tmp_path, authority, **more)
+    named = [
+        {"name": "scraper", "scopes": ["metrics"]},
+        {"name": "spiffe://cluster/ns/bill/sa/acme", "scopes": ["cost"], "tenant": "acme"},
+    ]
+    ours = settings(tmp_path, tls=tls.model_dump(), auth={"certificates": named})
+    scraper = authority.issue("scraper", client=True).write(tmp_path, "scraper")
+    # The common name counts only without other names: this one is not the scraper.
+    spiffe = authority.issue("scraper", client=True, uris=("spiffe://cluster/ns/bill/sa/acme",)).write(tmp_path, "uri")
+    unknown = authority.issue("somebody", client=True).write(tmp_path, "unknown")
+    foreign = make_ca("another").issue("scraper", client=True).write(tmp_path, "foreign")
+    expired = authority.issue("scraper", client=True, to_seconds=-60).write(tmp_path, "expired")
+    server_use = authority.issue("scraper").write(tmp_path, "server")
+
+    async def status(url: str, client: tuple[Path, Path] | None, path: str, headers: dict[str, str]) -> int:
+        context = trusting(authority, client)
+        async with aiohttp.ClientSession(url) as api, api.get(path, ssl=context, headers=headers) as answer:
+            return answer.status
+
+    async with served(node(), doors_of(ours), ServerTls(tls, key="api.tls")) as url:
+        assert await status(url, scraper, "/metrics", {}) == 200
+        assert await status(url, scraper, "/api/v1/cost/report", {}) == 403
+        assert await status(url, spiffe, "/api/v1/cost/report", {}) == 200
+        assert await status(url, spiffe, "/api/v1/cost/prices", {}) == 403
+        assert await status(url, spiffe, "/metrics", {}) == 403
+        assert await status(url, unknown, "/metrics", {}) == 401
+        assert await status(url, None, "/metrics", {}) == 401
+        # A header counts before a certificate, also when it is wrong.
+        assert await status(url, scraper, "/metrics", header("cost")) == 403
+        assert await status(url, scraper, "/metrics", {"Authorization": "Bearer wrong-0123456789"}) == 401
+        assert await status(url, None, "/metrics", header("metrics")) == 200
+        for client in (foreign, expired, server_use):
+            with pytest.raises(aiohttp.ClientError):
+                await status(url, client, "/metrics", header("metrics"))
+
+
+async def test_a_required_certificate_is_asked_for_before_anything_else(tmp_path: Path, authority: Authority):
+    tls = tls_settings(tmp_path, authority, client_ca_file=authority.write(tmp_path))
+    ours = settings(tmp_path, tls=tls.model_dump())
+    async with served(node(), doors_of(ours), ServerTls(tls, key="api.tls")) as url, aiohttp.ClientSession(url) as api:
+        with pytest.raises(aiohttp.ClientError):
+            await api.get("/livez", ssl=trusting(authority))
+        client = authority.issue("scraper", client=True).write(tmp_path, "scraper")
+        async with api.get("/metrics", ssl=trusting(authority, client)) as answer:
+            assert answer.status == 401
+
+
+async def test_a_handshake_that_does_not_begin_is_ended(tmp_path: Path, authority: Authority):
+    tls = ServerTls(tls_settings(tmp_path, authority), key="api.tls")
+    doors = open_doors(limits=LimitSettings(head_timeout_seconds=0.2))
+    async with (
+        served(node(), doors, tls) as url,
+        await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2])) as stream,
+    ):
+        with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()

@@ -134,6 +134,30 @@ async def test_rows_are_in_order_of_time_and_group(ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.parametrize("basis", ["usage", "allocation"])
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+async def test_a_tenants_report_is_its_part_of_the_whole_and_of_nobody_elses(
+    ledger: Ledger, dimension: Dimension, basis: Basis
+) -> None:
+    await two_gpus(ledger)
+    window = {"start_ns": T0, "end_ns": T0 + 2 * MINUTE, "basis": basis, "step_seconds": 60}
+    both: tuple[Dimension, ...] = ("tenant",) if dimension == "tenant" else (dimension, "tenant")
+    whole = await ledger.report(ReportQuery(aggregate=both, **window))
+    for tenant in ("acme", "zeta", "nobody", "' OR 1=1 --"):
+        own = await ledger.report(ReportQuery(aggregate=(dimension,), tenant=tenant, **window))
+        wanted = [
+            (row.start_ns, row.group[dimension], row.gpu_ns, row.cost_nano, row.requests, row.input_tokens)
+            for row in whole.rows
+            if row.group["tenant"] == tenant
+        ]
+        assert [
+            (row.start_ns, row.group[dimension], row.gpu_ns, row.cost_nano, row.requests, row.input_tokens)
+            for row in own.rows
+        ] == wanted
+        assert own.total_gpu_ns == sum(row[2] for row in wanted)
+        assert own.total_cost_nano == (sum(row[3] or 0 for row in wanted) if wanted else None)
+
+
 async def test_what_was_taken_back_is_no_row(ledger: Ledger) -> None:
     running, ended = place("request", outcome="in_flight"), place("request", outcome="ok")
     await write(ledger, [account(prices=book())], {running: Amount(9, 90)}, T0 + 9)

@@ -7,9 +7,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import select
 
 from agent.ledger.schema import HEAD, KNOWN, connect, migrate, upgrade
-from agent.ledger.tables import metadata
+from agent.ledger.tables import metadata, requests, sidecars
 
 
 def test_head_is_the_newest_migration() -> None:
@@ -32,6 +33,24 @@ def test_migrations_and_tables_agree(tmp_path: Path, make: str) -> None:
         context = MigrationContext.configure(connection)
         assert context.get_current_revision() == HEAD
         assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_a_ledger_of_the_first_version_keeps_its_rows(tmp_path: Path) -> None:
+    engine = connect(tmp_path / "ledger.sqlite")
+    upgrade(engine, "0001")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO requests (id, sidecar, epoch, upstream, engine, started_ns, gpu_ns, nano, seen_ns, unpriced,"
+            " settled) VALUES ('a', 's', 7, 'u', 'u', 1, 2, 3, 4, 0, 0)"
+        )
+        connection.exec_driver_sql("INSERT INTO sidecars VALUES ('s', 7, 41, 99), ('s', 8, 3, 100)")
+    migrate(engine, tmp_path / "ledger.sqlite")
+    with engine.begin() as connection:
+        (request,) = connection.execute(select(requests)).all()
+        marks = [tuple(row) for row in connection.execute(select(sidecars))]
+    assert (request.id, request.epoch, request.nano, request.sender) == ("a", 7, 3, "")
+    assert marks == [("s", 7, "", 41, None, 99), ("s", 8, "", 3, None, 100)]
     engine.dispose()
 
 

@@ -19,6 +19,9 @@ def test_money_leaves_its_integers_only_here() -> None:
         cost_nano={("request", "team", "m", "CNY"): 1_500_000_000, ("unallocated", "", "", "CNY"): 1},
         slot_ns={("GPU-1", "request"): 2_500_000_000},
         accepted={"start": 1, "progress": 0, "end": 1},
+        repeated=4,
+        refused={"unreadable": 0, "value": 2},
+        missing=5,
         prices_in_force=lambda: (
             GpuPrice(gpu_model="m", currency="CNY", nano_per_hour=6_610_000_000, effective_from="always"),
         ),
@@ -29,6 +32,11 @@ def test_money_leaves_its_integers_only_here() -> None:
     assert 'engineroom_cost_total{currency="CNY",model="m",node="n",state="request",tenant="team"} 1.5' in text
     assert 'engineroom_cost_total{currency="CNY",node="n",state="unallocated"} 1e-09' in text
     assert 'engineroom_gpu_slot_seconds_total{node="n",state="request",uuid="GPU-1"} 2.5' in text
+    assert 'engineroom_records_accepted_total{kind="end",node="n"} 1.0' in text
+    assert 'engineroom_records_repeated_total{node="n"} 4.0' in text
+    assert 'engineroom_records_refused_total{node="n",reason="value"} 2.0' in text
+    assert 'engineroom_records_refused_total{node="n",reason="unreadable"} 0.0' in text
+    assert 'engineroom_records_missing{node="n"} 5.0' in text
     assert 'engineroom_cost_gpu_hour{currency="CNY",gpu="0",gpu_model="m",node="n",uuid="GPU-1"} 6.61' in text
 
 

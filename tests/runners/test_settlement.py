@@ -5,15 +5,21 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import anyio
+import anyio.lowlevel
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agent.core.cost.reports import ReportQuery
 from agent.core.ports import TryLater
-from agent.core.requests import RequestRecord
+from agent.core.requests import RefusedEvent, RequestEvent, RequestProgressed, RequestRecord
 from agent.ledger.ledger import Ledger
-from agent.runners.settlement import Settlement
+from agent.ledger.tables import requests, sidecars
+from agent.runners.settlement import MAX_WAITING, Settlement
+from tests.support.ledger import fresh, opened, rows
 from tests.support.money import NS, HandClock, Sidecar, book, engine, expected_bill, gpus, record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -307,3 +313,230 @@ async def test_a_sidecar_that_is_heard_keeps_its_requests_also_over_a_restart(be
     assert bench.settlement.open_requests == 1, "silence counts from the restart on"
     await bench.run(30, see)
     assert bench.settlement.open_requests == 0
+
+
+async def test_a_sender_that_went_away_is_counted_like_any_other(bench: Bench) -> None:
+    """The door ends a request after its time; what the ledger has stored by then must be on the bill."""
+    sidecar, settlement = Sidecar(), bench.settlement
+    settlement.observe_gpus(gpus(T0))
+    settlement.observe_engine(engine(T0))
+    batch = sidecar.batch(T0, sidecar.start("r1", T0), sidecar.end(record("r2", T0, T0)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(settlement.accept, batch)
+        await anyio.lowlevel.checkpoint()  # it is under way
+        group.cancel_scope.cancel()
+    assert (settlement.open_requests, settlement.accepted["start"]) == (1, 1)
+    assert [r.id for r in bench.ended] == ["r2"]
+    assert (await settlement.accept(batch)).repeated == 2
+
+
+async def test_of_many_batches_at_once_some_are_told_to_come_later(bench: Bench) -> None:
+    settlement = bench.settlement
+    sidecars = [Sidecar(f"s{n}") for n in range(MAX_WAITING + 10)]
+    later: list[float | None] = []
+    stored: list[str] = []
+
+    async def send(sidecar: Sidecar) -> None:
+        try:
+            await settlement.accept(sidecar.batch(T0, sidecar.end(record(sidecar.name, T0, T0))))
+            stored.append(sidecar.name)
+        except TryLater as error:
+            later.append(error.after_seconds)
+
+    driver = bench.ledger._writer.raw_connection().driver_connection
+    assert driver is not None
+    other = sqlite3.connect(bench.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # the ledger is slow: its next write waits
+    try:
+        async with anyio.create_task_group() as group:
+            for sidecar in sidecars:
+                group.start_soon(send, sidecar)
+            with anyio.fail_after(5):
+                while len(later) < 9:
+                    await anyio.lowlevel.checkpoint()
+            other.execute("ROLLBACK")
+    finally:
+        other.close()
+    assert (len(stored), later) == (MAX_WAITING + 1, [1.0] * 9)
+    assert stored == [s.name for s in sidecars[: MAX_WAITING + 1]], "first come, first served"
+    for sidecar in sidecars[MAX_WAITING + 1 :]:
+        await send(Sidecar(sidecar.name))
+    assert len(stored) == len(sidecars)
+
+
+async def test_every_event_is_counted_as_one_thing(bench: Bench) -> None:
+    settlement = bench.settlement
+    one, two = Sidecar("one"), Sidecar("two")
+    told = (one.start("a", T0), one.end(record("b", T0, T0)), one.end(record("b", T0, T0)))
+    await settlement.accept(one.batch(T0, *told), "token::x")
+    await settlement.accept(one.batch(T0, *told), "token::x")
+    refused = (RefusedEvent(index=1, kind="value", reason="no", sequence=2),)
+    receipt = await settlement.accept(two.batch(T0, two.end(record("a", T0, T0))), "token::y", refused)
+    assert [event.kind for event in receipt.refused] == ["sender", "value"]
+    two._sequence = 9
+    await settlement.accept(two.batch(T0, two.end(record("c", T0, T0))), "token::y")
+    assert settlement.accepted == {"start": 1, "progress": 0, "end": 2}
+    assert settlement.repeated == 4
+    assert settlement.refused == {"unreadable": 0, "value": 1, "tenant": 0, "sender": 1}
+    assert settlement.missing == 7
+    await bench.restart()
+    again = bench.settlement
+    assert (again.accepted["end"], again.missing) == (2, 7), "the ledger knows"
+    assert (again.repeated, sum(again.refused.values())) == (0, 0), "since this process started"
+
+
+async def test_requests_go_on_when_the_doors_get_locks(bench: Bench) -> None:
+    """From then on the same sidecar is heard under another name, and still watches over what it told before."""
+    sidecar = Sidecar()
+
+    def see(at: int) -> None:
+        bench.settlement.observe_gpus(gpus(at, 1, pids=(7,)))
+        bench.settlement.observe_engine(engine(at))
+
+    await bench.run(3, see)
+    begun = bench.clock.at_ns
+    await bench.settlement.accept(sidecar.batch(begun, sidecar.start("r1", begun)))
+    await bench.restart()
+    for _ in range(4):
+        await bench.run(30, see)
+        await bench.settlement.accept(sidecar.batch(bench.clock.at_ns), "token::gateway")
+    assert bench.settlement.open_requests == 1
+    end = bench.clock.at_ns
+    await bench.settlement.accept(sidecar.batch(end, sidecar.end(record("r1", begun, end))), "token::gateway")
+    bench.clock.at_ns += NS
+    await bench.settlement.drain()
+    cost = await bench.ledger.request_cost("r1")
+    assert cost is not None
+    assert (cost.outcome, cost.settled) == ("ok", True)
+    assert cost.gpu_ns > 110 * NS
+    assert (await bench.ledger.reconcile()).reconciles
+
+
+async def test_nobody_keeps_another_senders_requests_alive(bench: Bench) -> None:
+    sidecar = Sidecar()
+    bench.settlement.observe_gpus(gpus(T0))
+    await bench.settlement.accept(sidecar.batch(T0, sidecar.start("r1", T0)), "token::a")
+    for _ in range(3):
+        bench.clock.at_ns += 30 * NS
+        await bench.settlement.accept(sidecar.batch(bench.clock.at_ns), "token::b")
+        await bench.settlement.step()
+    assert bench.settlement.open_requests == 0
+
+
+async def test_a_sidecar_whose_clock_was_set_back_before_it_started_keeps_its_requests(bench: Bench) -> None:
+    """Its epoch is smaller than that of the start before, which is heard no more."""
+    before, now = Sidecar(epoch=9), Sidecar(epoch=5)
+    bench.settlement.observe_gpus(gpus(T0))
+    await bench.settlement.accept(before.batch(T0, before.end(record("old", T0, T0))))
+    for number in range(3):
+        await bench.settlement.accept(now.batch(T0, now.start(f"r{number}", T0)))
+    assert bench.settlement.open_requests == 3
+
+
+async def test_what_a_failed_write_should_have_ended_is_ended_by_the_next(bench: Bench) -> None:
+    old, new = Sidecar(epoch=1), Sidecar(epoch=2)
+    await bench.settlement.accept(old.batch(T0, old.start("r", T0)))
+    driver = bench.ledger._writer.raw_connection().driver_connection
+    assert driver is not None
+    driver.execute("PRAGMA query_only=ON")
+    with pytest.raises(TryLater):
+        await bench.settlement.accept(new.batch(T0))
+    driver.execute("PRAGMA query_only=OFF")
+    await bench.settlement.accept(new.batch(T0))
+    assert bench.settlement.open_requests == 0
+
+
+class Delivery(NamedTuple):
+    """Events `low` to `high` of one start arrive; after it the agent may be killed before its answer is heard."""
+
+    epoch: int
+    low: int
+    high: int
+    dies: bool
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, shuffled: bool) -> tuple[dict[int, list[RequestEvent]], list[Delivery]]:
+    """What up to three starts of a sidecar told, some of it lost on its side, and how it came to the agent.
+
+    Each start's events come in slices that overlap and repeat, those of the starts interleaved in any way. With
+    `shuffled`, slices of one start come in any order, too.
+    """
+    starts: dict[int, list[RequestEvent]] = {}
+    pending: dict[int, list[Delivery]] = {}
+    for epoch in range(1, draw(st.integers(1, 3)) + 1):
+        sidecar, events = Sidecar(epoch=epoch), []
+        told = dict.fromkeys("abcd", 0)
+        for name in draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12)):
+            at, key = T0 + (epoch * 100 + len(events)) * NS, f"{epoch}{name}"
+            kind = draw(st.sampled_from({0: ("start", "end"), 1: ("progress", "end"), 2: ("nothing",)}[told[name]]))
+            match kind:
+                case "start":
+                    events.append(sidecar.start(key, T0 + epoch * 100 * NS))
+                    told[name] = 1
+                case "progress":
+                    tokens = draw(st.integers(0, 50))
+                    events.append(RequestProgressed(sequence=sidecar.next(), id=key, at_ns=at, output_tokens=tokens))
+                case "end":
+                    events.append(sidecar.end(record(key, T0 + epoch * 100 * NS, at)))
+                    told[name] = 2
+            if draw(st.integers(0, 9)) == 0:
+                sidecar.next()  # an event that was lost on its side
+        starts[epoch] = events
+        cuts = sorted({*draw(st.sets(st.integers(1, len(events)), max_size=3)), len(events)}) if events else []
+        slices = [
+            Delivery(epoch, draw(st.integers(0, low)), high, draw(st.booleans()))
+            for low, high in zip([0, *cuts], cuts, strict=False)
+        ]
+        if shuffled:
+            slices = (
+                draw(st.permutations(slices + draw(st.lists(st.sampled_from(slices), max_size=2)))) if slices else []
+            )
+        pending[epoch] = slices
+    order: list[Delivery] = []
+    while any(pending.values()):
+        epoch = draw(st.sampled_from([epoch for epoch, left in pending.items() if left]))
+        order.append(pending[epoch].pop(0))
+    return starts, order
+
+
+async def _ledger_after(path: Path, starts: dict[int, list[RequestEvent]], order: list[Delivery]) -> Any:
+    """What is in the ledger, and which requests were told to have ended, how often."""
+    told: list[str] = []
+    ledger = await fresh(path)
+    settlement = Settlement(ledger, None, "node-a", HandClock(T0 + 1000 * NS), on_ended=lambda r: told.append(r.id))
+    for delivery in order:
+        events = starts[delivery.epoch][delivery.low : delivery.high]
+        batch = Sidecar(epoch=delivery.epoch).batch(T0 + 1000 * NS, *events)
+        await settlement.accept(batch)
+        if delivery.dies:
+            ledger.close()
+            ledger = await opened(ledger.path)
+            settlement = Settlement(
+                ledger, None, "node-a", HandClock(T0 + 1000 * NS), on_ended=lambda r: told.append(r.id)
+            )
+            await settlement.accept(batch)  # its sender did not hear the answer
+    await settlement.accept(Sidecar(epoch=max(starts)).batch(T0 + 1000 * NS))  # it lives, its earlier starts do not
+    found = (rows(ledger, requests), rows(ledger, sidecars), sorted(told), settlement.missing)
+    ends = {live.id: live.ended_ns for live in settlement._tariff.live.values()}
+    assert ends == {row["id"]: row["ended_ns"] for row in found[0]}, "memory and file say the same"
+    ledger.close()
+    return found
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+async def test_however_it_is_delivered_the_ledger_is_that_of_one_clean_delivery(
+    tmp_path: Path, data: st.DataObject, shuffled: bool
+) -> None:
+    starts, order = data.draw(histories(shuffled=shuffled))
+    clean = [Delivery(epoch, 0, len(events), False) for epoch, events in starts.items() if events]
+    expected = await _ledger_after(tmp_path / "clean", starts, clean)
+    found = await _ledger_after(tmp_path / "node", starts, order)
+    if shuffled:
+        # How far a request was is of use while it runs: what comes after its end, or before its start, is not kept.
+        for row in (*expected[0], *found[0]):
+            del row["progress_ns"], row["progress_tokens"]
+    assert found == expected
+    assert len(set(found[2])) == len(found[2]), "no request ends twice"

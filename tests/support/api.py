@@ -1,13 +1,14 @@
 """A node for tests of the API: canned readings, series, money and rules; a real server around it."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 from msgspec.structs import replace
 
 from agent.api.app import build_api
+from agent.api.doors import Doors
 from agent.api.server import serve
 from agent.api.services import AlertView, Answer, DeliveryView, GroupView, Line, NodeServices, QueryRefused, RuleView
 from agent.core.board import Board
@@ -22,7 +23,11 @@ from agent.core.cost.reports import (
     SlotReconciliation,
 )
 from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot
-from agent.core.requests import RecordBatch, RecordReceipt
+from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
+from agent.doors.identity import ALL_SCOPES, Identity
+from agent.doors.limits import RateLimiter
+from agent.doors.settings import LimitSettings
+from agent.doors.tls import ServerTls
 from agent.lifecycle import Health
 
 NOW_NS = 1_763_894_400_250_000_000  # 2025-11-23T10:40:00.25Z
@@ -218,8 +223,9 @@ class CannedLedger:
         )
 
 
-async def accept(batch: RecordBatch) -> RecordReceipt:
-    return RecordReceipt(accepted_through=max(event.sequence for event in batch.events))
+async def accept(batch: RecordBatch, _sender: str, refused: Sequence[RefusedEvent]) -> RecordReceipt:
+    through = max((event.sequence for event in batch.events), default=0)
+    return RecordReceipt(accepted_through=through, refused=tuple(refused))
 
 
 def rule_group(*, firing: bool = True) -> GroupView:
@@ -321,9 +327,25 @@ def node(**changes: object) -> NodeServices:
     return NodeServices(**values)  # type: ignore[arg-type]
 
 
+def open_doors(**changes: object) -> Doors:
+    """Everybody may do everything, as often as they like; `changes` replace parts."""
+    anonymous = Identity(name="anonymous", kind="anonymous", scopes=ALL_SCOPES)
+    values: dict[str, object] = {
+        "identify": lambda _authorization, _names: anonymous,
+        "limits": LimitSettings(),
+        "requests": RateLimiter(1e6, 10**6),
+        "failures": RateLimiter(1e6, 10**6),
+        **changes,
+    }
+    return Doors(**values)  # type: ignore[arg-type]
+
+
 @asynccontextmanager
-async def served(services: NodeServices) -> AsyncIterator[str]:
-    """The API on a random port of loopback; gives its address."""
+async def served(
+    services: NodeServices, doors: Doors | None = None, tls: ServerTls | None = None
+) -> AsyncIterator[str]:
+    """The API on a random port of loopback; gives its address. Its doors are open unless told otherwise."""
+    doors = doors or open_doors()
     found: list[tuple[str, int]] = []
     async with anyio.create_task_group() as group:
         ready = anyio.Event()
@@ -333,10 +355,11 @@ async def served(services: NodeServices) -> AsyncIterator[str]:
             ready.set()
 
         async def run() -> None:
-            await serve(build_api(services), "127.0.0.1", 0, on_listening=listening)
+            app = build_api(services, doors)
+            await serve(app, "127.0.0.1", 0, on_listening=listening, limits=doors.limits, tls=tls)
 
         group.start_soon(run)
         with anyio.fail_after(10):
             await ready.wait()
-        yield f"http://{found[0][0]}:{found[0][1]}"
+        yield f"{'https' if tls else 'http'}://{found[0][0]}:{found[0][1]}"
         group.cancel_scope.cancel()

@@ -23,7 +23,8 @@ async function refresh() {
   if (busy || document.hidden) return;
   busy = true;
   try {
-    const answer = await fetch("/fragment", { cache: "no-store", signal: AbortSignal.timeout(GIVE_UP_MS) });
+    // By its whole address: browsers refuse "/fragment" on a page that was opened as https://me:token@host/.
+    const answer = await fetch(`${location.origin}/fragment`, { cache: "no-store", signal: AbortSignal.timeout(GIVE_UP_MS) });
     if (!answer.ok) throw new Error(String(answer.status));
     swap(await answer.text());
     last = new Date();

@@ -24,6 +24,9 @@ class ReportQuery(Struct, frozen=True, kw_only=True):
 
     Basis ``usage`` shows states as they were booked. Basis ``allocation`` spreads every state that is not `request`
     or `unattributed` over the requests and bypass traffic of the same slot in the same window, by their GPU time.
+
+    With a `tenant`, rows and totals hold that tenant's part of the report only; its share of idle time is the same as
+    in the whole report.
     """
 
     start_ns: int
@@ -31,6 +34,7 @@ class ReportQuery(Struct, frozen=True, kw_only=True):
     aggregate: tuple[Dimension, ...] = ("state",)
     step_seconds: int | None = None
     basis: Basis = "usage"
+    tenant: str | None = None
 
 
 class ReportRow(Struct, frozen=True, kw_only=True):
@@ -47,7 +51,7 @@ class ReportRow(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """Rows sum to the bill of the window: `total_gpu_ns` and `total_cost_nano` are those sums."""
+    """Rows sum to the bill of the window, or of its tenant: `total_gpu_ns` and `total_cost_nano` are those sums."""
 
     query: ReportQuery
     currency: str | None
