@@ -217,6 +217,7 @@ def run() -> list[Figure]:
                 "upstream": f"http://127.0.0.1:{backend_port}",
                 "agent_url": f"http://127.0.0.1:{sink.port}",
                 "name": "bench",
+                "spool_dir": str(folder / "spool"),
             }
             backend = [sys.executable, "-m", "bench.sidecar_backend", str(backend_port)]
             sidecar = [sys.executable, "-c", SIDECAR, msgspec.json.encode(settings).decode()]

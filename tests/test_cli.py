@@ -15,11 +15,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert done.value.code == 0
     text = capsys.readouterr().out
-    for command in ("run", "sidecar", "demo", "check", "record"):
+    for command in ("run", "sidecar", "demo", "check", "record", "spool", "dlq"):
         assert f"\n    {command} " in text
 
 
-@pytest.mark.parametrize("command", ["run", "sidecar", "demo", "check", "record"])
+@pytest.mark.parametrize("command", ["run", "sidecar", "demo", "check", "record", "spool", "dlq"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         parser().parse_args([command, "--help"])

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from agent import __version__
-from agent.cli import check, demo, record, run, sidecar
+from agent.cli import check, demo, dlq, record, run, sidecar, spool
 from agent.cli.logs import set_up_logs
 from agent.config import ConfigErrors
 from agent.core.ports import ConfigError
 
-COMMANDS = (run, sidecar, demo, check, record)
+COMMANDS = (run, sidecar, demo, check, spool, dlq, record)
 
 
 def parser() -> argparse.ArgumentParser:

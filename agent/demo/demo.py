@@ -125,6 +125,7 @@ def config(options: Options, ports: Ports, folder: Path, fault: faults.Fault | N
             "upstream": engine_url,
             "agent_url": f"http://127.0.0.1:{ports.agent}",
             "name": "demo-sidecar",
+            "spool_dir": str(folder / "sidecar"),
         },
         "rules": {"interval_seconds": 1, "hold_scale": options.hold_scale},
         "exporters": {"alertmanagers": list(options.alertmanagers)},

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.demo.traffic import Tally
 
@@ -91,7 +92,7 @@ async def gather(agent_url: str, sidecar_admin_port: int, tally: Tally, fired: s
                 "parts_nano": parts,
                 "reconciles": reconciliation["reconciles"],
             },
-            delivery={"logs": {}, "spans": {}, "lost": await _lost(session, sidecar_admin_port)},
+            delivery={"logs": {}, "spans": {}, **await _delivery(session, sidecar_admin_port)},
         )
 
 
@@ -125,8 +126,23 @@ async def _engines(ask: _Asker) -> list[dict[str, Any]]:
     ]
 
 
-async def _lost(session: aiohttp.ClientSession, admin_port: int) -> int:
+async def _delivery(session: aiohttp.ClientSession, admin_port: int) -> dict[str, Any]:
+    """The records' way from the sidecar: what was accepted, what became of it, and what was lost."""
     async with session.get(f"http://127.0.0.1:{admin_port}/metrics") as answer:
         text = await answer.text()
-    lines = (line.split() for line in text.splitlines() if line.startswith("engineroom_sidecar_events_dropped_total"))
-    return sum(int(float(line[-1])) for line in lines)
+    records: dict[str, int] = {}
+    lost = 0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "engineroom_sidecar_events_dropped_total":
+                lost += int(sample.value)
+            if sample.labels.get("stream") != "records":
+                continue
+            if sample.name == "engineroom_delivery_accepted_items_total":
+                records["accepted"] = int(sample.value)
+            elif sample.name == "engineroom_delivery_waiting_items":
+                records["waiting"] = int(sample.value)
+            elif sample.name == "engineroom_delivery_items_total":
+                records[sample.labels["result"]] = int(sample.value)
+    good = ("accepted", "waiting", "delivered", "duplicate", "dead")
+    return {"records": records, "lost": lost + sum(n for result, n in records.items() if result not in good)}

@@ -8,19 +8,18 @@ from functools import partial
 
 import anyio
 import structlog
-from aiohttp import web
 from anyio.abc import TaskStatus
 
-from agent.clock import BillClock, unix_ns
+from agent.clock import BillClock
 from agent.core.ports import ConfigError
 from agent.lifecycle import Health, every, until_signal
 from agent.settings import split_address
-from agent.sidecar.admin import Parts, admin_app
+from agent.sidecar.admin import Parts, serve_admin
 from agent.sidecar.forward import Forwarder
 from agent.sidecar.record import Recorder, Tally
 from agent.sidecar.server import ClientConnection, Listener
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.ship import EventQueue, Shipper
+from agent.sidecar.shipping import Shipping, shipping
 from agent.sidecar.upstream import UpstreamPool
 
 log = structlog.get_logger()
@@ -38,14 +37,13 @@ class RunningSidecar:
     admin_port: int
     forwarder: Forwarder
     listener: Listener
-    queue: EventQueue
-    shipper: Shipper
+    shipping: Shipping
 
 
 async def serve(settings: SidecarSettings) -> None:
     """Run until SIGTERM, SIGINT or cancellation, then let requests in flight finish and ship the rest.
 
-    Raises `ConfigError` when an address cannot be listened on.
+    Raises `ConfigError` when an address cannot be listened on, or the spool cannot be used.
     """
     health = Health()
     async with running(settings, health):
@@ -56,73 +54,69 @@ async def serve(settings: SidecarSettings) -> None:
 async def running(settings: SidecarSettings, health: Health) -> AsyncIterator[RunningSidecar]:
     """The whole sidecar for the length of the body. However the body ends, the sidecar ends in order.
 
-    Raises `ConfigError` when an address cannot be listened on.
+    Raises `ConfigError` when an address cannot be listened on, or the spool cannot be used.
     """
-    clock = BillClock.from_now()
-    queue = EventQueue(settings.max_pending_events)
-    shipper = Shipper(queue, settings, epoch=unix_ns())
-    pool = UpstreamPool(settings, clock)
-    forwarder = Forwarder(settings, clock, pool, Recorder(queue.put, pool.authority, Tally()))
-    listener = Listener(forwarder)
-    server = await _listen(settings, listener)
-    parts = Parts(forwarder, listener, queue, shipper, server.is_serving)
-    try:
-        runner, admin_port = await _start_admin(settings, parts)
-    except ConfigError:
-        server.close()
-        raise
-    port = int(server.sockets[0].getsockname()[1])
-    sidecar = RunningSidecar(port, admin_port, forwarder, listener, queue, shipper)
     stop = anyio.Event()
     try:
         async with anyio.create_task_group() as outer:
-            await outer.start(_work, settings, health, sidecar, server, stop)
+            sidecar = await outer.start(_work, settings, health, stop)
             try:
                 yield sidecar
             finally:
                 stop.set()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await runner.cleanup()
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, ConfigError):
+            raise error from None
+        raise
 
 
 async def _work(
-    settings: SidecarSettings,
-    health: Health,
-    sidecar: RunningSidecar,
-    server: asyncio.Server,
-    stop: anyio.Event,
-    *,
-    task_status: TaskStatus[None],
+    settings: SidecarSettings, health: Health, stop: anyio.Event, *, task_status: TaskStatus[RunningSidecar]
 ) -> None:
     """Everything that runs until `stop` and then ends in order; a cancellation from outside does not reach in here."""
-
-    async def sweep() -> None:
-        sidecar.forwarder.sweep()
-        sidecar.listener.sweep()
-
     with anyio.CancelScope(shield=True):
-        async with anyio.create_task_group() as group:
+        async with (
+            shipping(settings) as ship,
+            _open(settings, ship) as (sidecar, server),
+            anyio.create_task_group() as group,
+        ):
             sidecar.forwarder.group = group
+
+            async def sweep() -> None:
+                sidecar.forwarder.sweep()
+                sidecar.listener.sweep()
+
             group.start_soon(partial(every, "sidecar_sweep", SWEEP_SECONDS, sweep, health))
-            shipped = anyio.Event()
-            group.start_soon(_ship, sidecar.shipper, shipped)
+            group.start_soon(ship.run, health)
             await server.start_serving()
             log.info("sidecar_listening", listen=settings.listen, upstream=settings.upstream, name=settings.shown_name)
-            task_status.started()
+            task_status.started(sidecar)
             await stop.wait()
             await _drain(settings, server, sidecar)
-            sidecar.shipper.drain()
-            with anyio.move_on_after(settings.ship_drain_seconds):
-                await shipped.wait()
-            if sidecar.queue:
-                log.error("record_events_lost", events=len(sidecar.queue), reason="the agent did not take them in time")
+            await ship.drain(settings.ship_drain_seconds)
+            if waiting := ship.records.state().waiting:
+                log.info("records_left_in_spool", records=waiting, folder=str(ship.spool.folder))
             group.cancel_scope.cancel()
 
 
-async def _ship(shipper: Shipper, shipped: anyio.Event) -> None:
-    await shipper.run()
-    shipped.set()
+@asynccontextmanager
+async def _open(settings: SidecarSettings, ship: Shipping) -> AsyncIterator[tuple[RunningSidecar, asyncio.Server]]:
+    """Both listeners, and what stands behind them. The first one does not serve yet."""
+    clock = BillClock.from_now()
+    pool = UpstreamPool(settings, clock)
+    forwarder = Forwarder(settings, clock, pool, Recorder(ship.queue.put, pool.authority, Tally()))
+    listener = Listener(forwarder)
+    server = await _listen(settings, listener)
+    try:
+        port = int(server.sockets[0].getsockname()[1])
+        parts = Parts(forwarder, listener, ship, server.is_serving)
+        async with serve_admin(settings, parts) as admin_port:
+            yield RunningSidecar(port, admin_port, forwarder, listener, ship), server
+    finally:
+        server.close()
 
 
 async def _drain(settings: SidecarSettings, server: asyncio.Server, sidecar: RunningSidecar) -> None:
@@ -152,16 +146,3 @@ async def _listen(settings: SidecarSettings, listener: Listener) -> asyncio.Serv
     except OSError as error:
         expected = f"cannot listen on {settings.listen}: {error.strerror or error}; choose a free address"
         raise ConfigError("sidecar.listen", expected) from error
-
-
-async def _start_admin(settings: SidecarSettings, parts: Parts) -> tuple[web.AppRunner, int]:
-    host, port = split_address(settings.admin_listen)
-    runner = web.AppRunner(admin_app(parts), access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        await runner.cleanup()
-        expected = f"cannot listen on {settings.admin_listen}: {error.strerror or error}; choose a free address"
-        raise ConfigError("sidecar.admin_listen", expected) from error
-    return runner, int(runner.addresses[0][1])

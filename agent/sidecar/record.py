@@ -16,6 +16,7 @@ from agent.sidecar.meter import MAX_CAPTURE_BYTES, Measured, Meter, RequestSaid,
 
 PROGRESS_NS = 1_000_000_000
 MAX_TENANT = 64
+MAX_SHOWN = 256  # of what clients and engines choose: names of models, paths, errors
 UNRECORDED_PATHS = frozenset(("/health", "/metrics", "/v1/models", "/ping", "/version", "/load", "/props", "/slots"))
 UNRECORDED_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"))
 
@@ -31,6 +32,11 @@ def tenant_of(value: bytes | None) -> str | None:
         return None
     name = value.decode("latin-1").strip()
     return name if 0 < len(name) <= MAX_TENANT and name.isascii() and name.isprintable() else None
+
+
+def shown(text: str | None) -> str | None:
+    """The beginning of a text that somebody else chose: a record must stay small, whatever it is about."""
+    return text if text is None or len(text) <= MAX_SHOWN else text[:MAX_SHOWN]
 
 
 @dataclass(slots=True)
@@ -75,7 +81,7 @@ class Observation:
     ) -> None:
         self._recorder = recorder
         self.id = request_id.text
-        self.path = path
+        self.path = path[:MAX_SHOWN]
         self.started_at_ns = started_at_ns
         self.tenant = tenant
         self.trace_id = trace_id
@@ -107,7 +113,7 @@ class Observation:
         body = b"".join(self._body)
         self._body.clear()
         said = read_request(body, len(body) == self.request_bytes) if body else RequestSaid()
-        self._model = said.model
+        self._model = shown(said.model)
         self.streamed = bool(said.stream)
         self._recorder.put(
             lambda sequence: RequestStarted(
@@ -167,14 +173,14 @@ class Observation:
             ended_at_ns=now_ns,
             outcome=outcome,
             streamed=self.streamed,
-            model=self._model or measured.model,
+            model=self._model or shown(measured.model),
             tenant=self.tenant,
             status=status,
             headers_at_ns=self.headers_at_ns,
             first_token_at_ns=measured.first_token_at_ns,
             usage=measured.usage,
-            finish_reason=measured.finish_reason,
-            error=reason,
+            finish_reason=shown(measured.finish_reason),
+            error=shown(reason),
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             trace_id=self.trace_id,

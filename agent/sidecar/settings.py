@@ -1,12 +1,13 @@
 """Settings of `engineroom sidecar`: the section `sidecar` of the configuration file."""
 
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from agent.settings import Section, split_address
+from agent.doors.settings import AuthSettings, ClientTlsSettings, LimitSettings, TlsSettings, is_loopback
+from agent.settings import ConfigPath, Section, split_address
+from agent.spool.settings import SpoolSettings
 
 
 def split_url(text: str) -> tuple[bool, str, int]:
@@ -28,6 +29,14 @@ class SidecarSettings(Section):
     listen: str = Field("127.0.0.1:9480", description="Address that clients send their requests to. host:port.")
     admin_listen: str = Field(
         "127.0.0.1:9481", description="Address of the sidecar's own /metrics, /livez and /readyz. host:port."
+    )
+    admin_auth: AuthSettings = Field(
+        default_factory=AuthSettings,
+        description="Who may read the metrics (scope `metrics`) and replay dead letters (scope `admin`) there.",
+    )
+    admin_tls: TlsSettings = Field(default_factory=TlsSettings, description="TLS of the admin address.")
+    admin_limits: LimitSettings = Field(
+        default_factory=LimitSettings, description="What the admin address takes in size, rate and time."
     )
     upstream: str = Field("http://127.0.0.1:8000", description="The engine, http://host:port or https://host:port.")
     agent_url: str = Field(
@@ -73,11 +82,20 @@ class SidecarSettings(Section):
         description="How long an unused connection to the engine is kept. Below 5, after which most engines close it.",
     )
     upstream_idle_connections: int = Field(256, ge=0, description="Most unused connections to the engine to keep.")
-    max_pending_events: int = Field(
-        100_000,
-        ge=10,
-        description="Most record events held in memory while the agent is away; more are dropped, counted.",
+    agent_token_file: ConfigPath | None = Field(
+        None,
+        description="File with the token that the agent knows this sidecar by: a static one, or a projected service "
+        "account token. Read again when it changes.",
     )
+    agent_tls: ClientTlsSettings = Field(
+        default_factory=ClientTlsSettings, description="How the agent is trusted when `agent_url` is https."
+    )
+    spool_dir: ConfigPath | None = Field(
+        None,
+        description="Folder that keeps records until the agent has them; one for each sidecar. Default: "
+        "`sidecar-<port>` in /var/lib/engineroom for root, else in ~/.local/state/engineroom.",
+    )
+    spool: SpoolSettings = Field(default_factory=SpoolSettings, description="Bounds of that folder.")
     ship_interval_seconds: float = Field(0.5, gt=0, description="Longest time an event waits before it is sent.")
     ship_batch_events: int = Field(500, ge=1, le=5000, description="Most events in one batch.")
     ship_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the agent's answer to one batch.")
@@ -108,11 +126,7 @@ class SidecarSettings(Section):
         """Whether the tenant header is believed, the default applied."""
         if self.trust_tenant_header is not None:
             return self.trust_tenant_header
-        host, _ = split_address(self.listen)
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(self.listen)
 
     @property
     def shown_name(self) -> str:

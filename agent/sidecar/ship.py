@@ -1,181 +1,167 @@
-"""Record events → numbered, held in memory, sent in batches to the agent until it has accepted them.
+"""Batches of record events → the agent's ingest path, and what it says of each of them back."""
 
-`EventQueue` is what a durable queue can take the place of: `put`, `peek`, `release`.
-"""
-
-import random
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from ssl import SSLContext
+from typing import Any
 
 import aiohttp
-import anyio
 import msgspec
 import structlog
 
-from agent.clock import NS, boot_ns, unix_ns
-from agent.core.ports import Rejected, TryLater
-from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, RequestEvent, RequestStarted
-from agent.sidecar.settings import SidecarSettings
+from agent.clock import boot_ns, unix_ns
+from agent.core.http_outcome import bounded_reason, outcome, retry_after_seconds
+from agent.core.ports import Paused, Rejected, TryLater, Verdict
+from agent.core.requests import SCHEMA_VERSION, RecordReceipt
+from agent.sidecar.records import SpooledEvent
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/msgpack"
-MAX_BACKOFF_SECONDS = 10.0
-FIRST_BACKOFF_SECONDS = 0.2
-ENDS_ONLY_FROM = (
-    0.9  # above this fill starts and progresses are dropped, so that ends, which tell everything, still fit
-)
+OLDEST_VERSION = SCHEMA_VERSION - 1
+VERSION_TITLE = "Unknown schema version"
+VERSION_PROBLEM = "urn:engineroom:problem:schema-version"
+MAX_ANSWER_BYTES = 1 << 20
 
 
-class EventQueue:
-    """Events in the order of their numbers, at most `limit`. What does not fit is dropped, counted and logged."""
+class _Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """`agent.core.requests.RecordBatch`, with its events as they were encoded when they happened."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.sequence = 0
-        self.dropped: dict[str, int] = {"start": 0, "progress": 0, "end": 0}
-        self._events: deque[RequestEvent] = deque()
-        self._open: set[str] = set()
-        self._ends_only_from = int(limit * ENDS_ONLY_FROM)
-        self._dropping = False
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    @property
-    def open(self) -> int:
-        """Requests that were told to have started and not yet to have ended."""
-        return len(self._open)
-
-    def put(self, make: Callable[[int], RequestEvent]) -> None:
-        """Number the event that `make` builds and hold it. Never blocks, never raises for want of room."""
-        self.sequence += 1
-        event = make(self.sequence)
-        if isinstance(event, RequestStarted):
-            self._open.add(event.id)
-        elif isinstance(event, RequestEnded):
-            self._open.discard(event.record.id)
-        held = len(self._events)
-        if held >= self._ends_only_from and (held >= self.limit or not isinstance(event, RequestEnded)):
-            self.dropped[str(event.__struct_config__.tag)] += 1
-            if not self._dropping:
-                self._dropping = True
-                log.error("record_events_dropped", held=held, limit=self.limit)
-            return
-        self._events.append(event)
-
-    def peek(self, count: int) -> tuple[RequestEvent, ...]:
-        """The oldest events; they stay until released."""
-        events = self._events
-        return tuple(events[i] for i in range(min(count, len(events))))
-
-    def release(self, through: int) -> int:
-        """Forget the events numbered up to `through`; returns how many those were."""
-        events = self._events
-        before = len(events)
-        while events and events[0].sequence <= through:
-            events.popleft()
-        if self._dropping and len(events) < self._ends_only_from // 2:
-            self._dropping = False
-            log.info("record_events_fit_again", dropped=sum(self.dropped.values()))
-        return before - len(events)
+    sidecar: str
+    epoch: int
+    sent_at_ns: int
+    events: Sequence[msgspec.Raw]
+    schema_version: int
 
 
-class Shipper:
-    """Sends what the queue holds, oldest first, one batch at a time, each until the agent has accepted it."""
+class _Problem(msgspec.Struct):
+    """The part of a problem+json answer that is for programs."""
 
-    def __init__(self, queue: EventQueue, settings: SidecarSettings, epoch: int) -> None:
-        self.queue = queue
-        self.settings = settings
-        self.epoch = epoch
-        self.shipped = 0
-        self.failures = 0
-        self.reachable: bool | None = None
-        self._url = f"{settings.agent_url}/ingest/v1/records"
+    type: str = ""
+    title: str = ""
+    detail: str = ""
+    accepts: tuple[int, ...] = ()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session with a new connection for each batch: on a kept one, an answer too many would count for the next."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    )
+
+
+class RecordsExporter:
+    """The agent of this node, as a destination. One batch per `send`; only events of one start go together."""
+
+    name = "agent"
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        timeout_seconds: float,
+        credentials: Callable[[], Mapping[str, str]] = dict,
+        tls: SSLContext | None = None,
+    ) -> None:
+        self._url = f"{url}/ingest/v1/records"
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._credentials = credentials
+        self._tls = tls
+        self._version = SCHEMA_VERSION
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(RecordReceipt)
-        self._draining = anyio.Event()
-        self._heard_ns = boot_ns()  # when the agent last accepted something
-        self._batch_events = settings.ship_batch_events
+        self._receipts = msgspec.msgpack.Decoder(RecordReceipt)
+        self._problems = msgspec.json.Decoder(_Problem)
+        self.heard_boot_ns = boot_ns()  # when the agent last took something
 
-    async def run(self) -> None:
-        """Ship until `drain` was called and nothing is left. Cancelling it leaves unaccepted events in the queue."""
-        timeout = aiohttp.ClientTimeout(total=self.settings.ship_timeout_seconds)
-        attempts = 0
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-            while True:
-                if len(self.queue) < self._batch_events and attempts == 0 and not self._draining.is_set():
-                    await self._pause(self.settings.ship_interval_seconds)
-                batch = self.queue.peek(self._batch_events)
-                if not batch and self._draining.is_set():
-                    return
-                if not batch and not self._heartbeat_is_due():
-                    continue
-                try:
-                    receipt = await self.send(session, batch)
-                except (TryLater, Rejected) as error:
-                    attempts += 1
-                    self._failed(error, batch)
-                    after = error.after_seconds if isinstance(error, TryLater) else None
-                    await self._pause(self._backoff(attempts, after))
-                    continue
-                attempts = 0
-                self._heard_ns = boot_ns()
-                self.shipped += self.queue.release(receipt.accepted_through)
-                if batch and receipt.accepted_through < batch[-1].sequence:
-                    attempts = 1
-                    await self._pause(self._backoff(1, None))
-                if self.reachable is not True:
-                    log.info("records_accepted", agent=self.settings.agent_url)
-                    self.reachable = True
+    async def send(self, batch: Sequence[SpooledEvent]) -> Sequence[Verdict] | None:
+        """One attempt. What belongs to a later start than the first event is put off to a batch of its own."""
+        epoch, sidecar = batch[0].epoch, batch[0].sidecar
+        events = [item.event for item in takewhile(lambda item: (item.epoch, item.sidecar) == (epoch, sidecar), batch)]
+        receipt = await self._post(epoch, sidecar, events)
+        if not receipt.refused and not receipt.repeated and len(events) == len(batch):
+            return None
+        refused = {one.index: Rejected(f"{one.kind}: {one.reason}") for one in receipt.refused}
+        repeats = receipt.repeated
+        verdicts: list[Verdict] = []
+        for index in range(len(events)):
+            if index in refused:
+                verdicts.append(refused[index])
+            else:
+                # Numbers grow along the batch, and what the agent has already is the beginning of it.
+                verdicts.append("duplicate" if repeats > 0 else "delivered")
+                repeats -= 1
+        later = TryLater("they belong to a later start of the sidecar", 0.0)
+        return verdicts + [later] * (len(batch) - len(events))
 
-    def drain(self) -> None:
-        """No more events come: send what is left, then let `run` end."""
-        self._draining.set()
+    async def beat(self, epoch: int, sidecar: str) -> None:
+        """An empty batch: this sidecar still watches its requests. Raises as `send` does."""
+        await self._post(epoch, sidecar, ())
 
-    def _heartbeat_is_due(self) -> bool:
-        """While a request is open and nothing happens, an empty batch says that this sidecar still watches it."""
-        return self.queue.open > 0 and boot_ns() - self._heard_ns >= self.settings.heartbeat_seconds * NS
-
-    async def send(self, session: aiohttp.ClientSession, events: tuple[RequestEvent, ...]) -> RecordReceipt:
-        """One batch. Raises `TryLater` for anything that may pass, `Rejected` when the agent refuses the batch."""
-        batch = RecordBatch(sidecar=self.settings.shown_name, epoch=self.epoch, sent_at_ns=unix_ns(), events=events)
+    async def _post(self, epoch: int, sidecar: str, events: Sequence[msgspec.Raw]) -> RecordReceipt:
+        batch = _Outgoing(
+            sidecar=sidecar,
+            epoch=epoch,
+            sent_at_ns=unix_ns(),
+            events=events,
+            schema_version=self._version,
+        )
+        headers = {"content-type": MEDIA_TYPE, "accept-encoding": "identity", **self._credentials()}
+        more: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
         try:
-            async with session.post(
-                self._url, data=self._encoder.encode(batch), headers={"content-type": MEDIA_TYPE}
+            async with self._session.post(
+                self._url,
+                data=self._encoder.encode(batch),
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                **more,
             ) as response:
-                body = await response.read()
-                status, retry_after = response.status, response.headers.get("retry-after", "")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise TryLater(f"{type(error).__name__}: {error}") from error
+                body = await _bounded_body(response.content)
+                status = response.status
+                after = retry_after_seconds(response.headers.get("retry-after"), unix_ns())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._version = SCHEMA_VERSION  # who comes back may be a newer agent
+            raise TryLater(bounded_reason(f"{type(error).__name__}: {error}")) from error
         if status != 200:
-            reason = f"status {status}: {body[:300].decode('utf-8', 'replace')}"
-            if status in (408, 425, 429) or status >= 500:
-                raise TryLater(reason, float(retry_after) if retry_after.isdigit() else None)
-            if status == 413:
-                self._batch_events = max(1, self._batch_events // 2)
-            raise Rejected(reason)
+            raise self._refusal(status, body, after)
         try:
-            return self._decoder.decode(body)
+            receipt = self._receipts.decode(body)
         except msgspec.DecodeError as error:
-            raise TryLater(f"the answer is no receipt: {error}") from error
+            raise TryLater(f"the answer is no receipt: {bounded_reason(str(error))}") from error
+        self.heard_boot_ns = boot_ns()
+        return receipt
 
-    def _failed(self, error: TryLater | Rejected, batch: tuple[RequestEvent, ...]) -> None:
-        # A refused batch is kept too: its cause (version, token, path) is a mistake that an operator corrects.
-        self.failures += 1
-        if self.reachable is not False:
-            log.warning("records_not_accepted", agent=self.settings.agent_url, reason=str(error), events=len(batch))
-            self.reachable = False
+    def _refusal(self, status: int, body: bytes, after_seconds: float | None) -> Exception:
+        try:
+            problem = self._problems.decode(body)
+        except msgspec.DecodeError:
+            problem = _Problem()  # an error page of something in between; it may repeat our request, token and all
+        if status == 400 and problem.type == VERSION_PROBLEM:
+            return self._other_version(problem.accepts)
+        if status == 400 and problem.title == VERSION_TITLE:
+            return self._other_version((1,))  # an agent of version 1 does not list what it reads
+        said = problem.detail or problem.title
+        told_by_us = any(value in said for value in self._credentials().values())
+        found = outcome(status, "" if told_by_us else said, after_seconds)
+        return found or TryLater(f"HTTP {status} is not what an agent answers")
 
-    def _backoff(self, attempts: int, after_seconds: float | None) -> float:
-        """Full jitter; the agent's own wish is the least."""
-        ceiling = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempts - 1, 10))
-        return max(min(after_seconds or 0.0, MAX_BACKOFF_SECONDS), random.uniform(0, ceiling))
+    def _other_version(self, accepts: Sequence[int]) -> TryLater:
+        """N and N-1 understand each other: speak the newest version that both know."""
+        common = [v for v in accepts if OLDEST_VERSION <= v <= SCHEMA_VERSION and v != self._version]
+        if not common:
+            return Paused(
+                f"the agent reads schema versions {list(accepts)}, this sidecar writes {OLDEST_VERSION} and "
+                f"{SCHEMA_VERSION}; upgrade the older of the two"
+            )
+        self._version = max(common)
+        log.info("schema_version_changed", version=self._version)
+        return TryLater(f"the agent reads schema version {self._version}", 0.0)
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not long once the sidecar is on its way out."""
-        if self._draining.is_set():
-            await anyio.sleep(min(seconds, FIRST_BACKOFF_SECONDS))
-            return
-        with anyio.move_on_after(seconds):
-            await self._draining.wait()
+
+async def _bounded_body(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    while len(body) < MAX_ANSWER_BYTES and (part := await content.readany()):
+        body += part
+    return bytes(body)

@@ -1,6 +1,7 @@
 """The admin address: the names on /metrics, their values after some traffic, and what the probes say."""
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -8,8 +9,8 @@ import anyio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.sidecar.app import RunningSidecar
-from tests.support.sidecar import receiver, records, sidecar
+from agent.core.requests import RecordReceipt, RefusedEvent
+from tests.support.sidecar import Proxy, Receiver, receiver, records, sidecar
 from tests.support.upstream import Wire, connect, post, repeat, until, upstream, whole
 
 OWN = {
@@ -17,12 +18,10 @@ OWN = {
     "client_connections": "gauge",
     "upstream_idle_connections": "gauge",
     "upstream_up": "gauge",
-    "events_pending": "gauge",
     "forwarded": "counter",
     "upstream_connects": "counter",
     "upstream_retries": "counter",
-    "events_shipped": "counter",
-    "ship_failures": "counter",
+    "events": "counter",
     "observation_failures": "counter",
     "requests": "counter",
     "events_dropped": "counter",
@@ -30,13 +29,13 @@ OWN = {
 
 
 @asynccontextmanager
-async def answer(proxy: RunningSidecar, path: str) -> AsyncIterator[tuple[int, str]]:
+async def answer(proxy: Proxy, path: str) -> AsyncIterator[tuple[int, str]]:
     url = f"http://127.0.0.1:{proxy.admin_port}{path}"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         yield response.status, await response.text()
 
 
-async def values(proxy: RunningSidecar) -> dict[str, float]:
+async def values(proxy: Proxy) -> dict[str, float]:
     """Every sample of our own by name, and label value where there is one."""
     async with answer(proxy, "/metrics") as (status, text):
         assert status == 200
@@ -51,7 +50,13 @@ async def values(proxy: RunningSidecar) -> dict[str, float]:
 async def test_the_names_and_types_of_the_metrics() -> None:
     async with sidecar("http://127.0.0.1:9") as proxy, answer(proxy, "/metrics") as (_, text):
         families = {family.name: family for family in text_string_to_metric_families(text)}
-    own = {name: family for name, family in families.items() if name.startswith("engineroom_")}
+    own = {name: family for name, family in families.items() if name.startswith("engineroom_sidecar_")}
+    assert {name for name in families if name.startswith(("engineroom_delivery_", "engineroom_spool_"))} >= {
+        "engineroom_delivery_accepted_items",
+        "engineroom_delivery_items",
+        "engineroom_delivery_waiting_items",
+        "engineroom_spool_blocked",
+    }
     assert {name.removeprefix("engineroom_sidecar_"): family.type for name, family in own.items()} == OWN
     assert all(family.documentation for family in own.values())
     assert "process_resident_memory_bytes" in families
@@ -84,7 +89,7 @@ async def test_the_values_follow_the_traffic() -> None:
     assert (after["requests_in_flight"], after["forwarded_total"], after["upstream_connects_total"]) == (0, 2, 1)
     assert (after["requests_total.ok"], after["requests_total.rejected"], after["requests_total.error"]) == (1, 1, 0)
     assert after["upstream_idle_connections"] == 1
-    assert after["events_pending"] + after["events_shipped_total"] == 4
+    assert after["events_total"] == 4
 
 
 async def test_an_engine_that_is_away_shows_but_the_sidecar_stays_ready() -> None:
@@ -98,7 +103,7 @@ async def test_an_engine_that_is_away_shows_but_the_sidecar_stays_ready() -> Non
             assert "upstream: no connection to 127.0.0.1:9" in text
 
 
-@pytest.mark.parametrize(("refuses", "said"), [(False, "agent: reachable"), (True, "agent: not reachable")])
+@pytest.mark.parametrize(("refuses", "said"), [(False, "agent: reachable"), (True, "agent: not reachable (HTTP 503")])
 async def test_readiness_tells_of_the_agent(refuses: bool, said: str) -> None:
     async with (
         upstream(repeat(whole(b"{}"))) as engine,
@@ -110,12 +115,11 @@ async def test_readiness_tells_of_the_agent(refuses: bool, said: str) -> None:
             assert (status, text.splitlines()[2]) == (200, "agent: not asked yet")
         await client.send(post(b"{}"))
         await client.answer()
-        await until(lambda: proxy.shipper.reachable is not None)
+        await until(lambda: proxy.shipping.delivery.state().ok is not None)
         async with answer(proxy, "/readyz") as (status, text):
             assert (status, text.splitlines()[0]) == (200, "ready")
             assert said in text
-        found = await values(proxy)
-        assert (found["ship_failures_total"] > 0) is refuses
+            assert text.splitlines()[4] == "spool: ok"
 
 
 async def test_a_sidecar_that_drains_is_alive_and_not_ready() -> None:
@@ -125,3 +129,61 @@ async def test_a_sidecar_that_drains_is_alive_and_not_ready() -> None:
             assert (status, text.splitlines()[0]) == (503, "not ready: draining")
         async with answer(proxy, "/livez") as (status, text):
             assert (status, text) == (200, "ok\n")
+
+
+def fickle(chance: random.Random) -> Callable[[int], RecordReceipt]:
+    """Receipts that tell of repeats and refusals at random."""
+
+    def receipt(count: int) -> RecordReceipt:
+        refused = [index for index in range(count) if chance.random() < 0.2]
+        told = tuple(RefusedEvent(index=index, kind="value", reason="no") for index in refused)
+        return RecordReceipt(accepted_through=1, repeated=chance.randrange(count - len(told) + 1), refused=told)
+
+    return receipt
+
+
+async def test_accepted_is_accounted_for_at_every_scrape() -> None:
+    chance = random.Random(3)
+    agent = Receiver(receipt=fickle(chance), refuse=lambda _: chance.choice((None,) * 9 + (503,)))
+    seen: list[dict[str, float]] = []
+    async with (
+        upstream(repeat(whole(b"{}"))) as engine,
+        receiver(state=agent),
+        sidecar(engine.url, agent_url=agent.url, ship_batch_events=40) as proxy,
+        connect(proxy.port) as client,
+        anyio.create_task_group() as group,
+    ):
+
+        async def scrape() -> None:
+            while True:
+                async with answer(proxy, "/metrics") as (_, text):
+                    seen.append(delivery(text))
+                await anyio.sleep(0.001)
+
+        group.start_soon(scrape)
+        for _ in range(100):
+            await client.send(post(b"{}"))
+            await client.answer()
+        await until(lambda: proxy.shipping.records.state().waiting == 0)
+        last = proxy.shipping.records.state()
+        group.cancel_scope.cancel()
+    for values_then in seen:
+        assert values_then["accepted"] == values_then["waiting"] + values_then["settled"]
+    assert len({values_then["waiting"] for values_then in seen}) > 3
+    assert set(last.results) == {"delivered", "duplicate", "dead"}
+    assert sum(last.results.values()) == last.accepted == 200
+
+
+def delivery(text: str) -> dict[str, float]:
+    """The identity's parts of the records' stream in one page."""
+    found = {"accepted": 0.0, "waiting": 0.0, "settled": 0.0}
+    names = {
+        "engineroom_delivery_accepted_items_total": "accepted",
+        "engineroom_delivery_waiting_items": "waiting",
+        "engineroom_delivery_items_total": "settled",
+    }
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in names and sample.labels["stream"] == "records":
+                found[names[sample.name]] += sample.value
+    return found

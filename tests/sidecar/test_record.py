@@ -1,11 +1,12 @@
 """One observation told step by step, with instants of our own: which events it makes and how it judges."""
 
+from collections.abc import Callable
+
 import pytest
 
 from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted
 from agent.sidecar.ids import uuid7
 from agent.sidecar.record import PROGRESS_NS, Observation, Recorder, Tally, is_recorded, tenant_of
-from agent.sidecar.ship import EventQueue
 
 CHAT = "/v1/chat/completions"
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -17,10 +18,10 @@ class Told:
     """An observation and the events it has made."""
 
     def __init__(self, path: str = CHAT, *, readable: bool = True) -> None:
-        self.queue = EventQueue(100)
+        self._events: list[RequestEvent] = []
         self.tally = Tally()
         self.seen = Observation(
-            Recorder(self.queue.put, "engine:8000", self.tally),
+            Recorder(self._number, "engine:8000", self.tally),
             uuid7(START_NS, 1),
             path,
             START_NS,
@@ -29,9 +30,12 @@ class Told:
             readable=readable,
         )
 
+    def _number(self, make: Callable[[int], RequestEvent]) -> None:
+        self._events.append(make(len(self._events) + 1))
+
     @property
     def events(self) -> tuple[RequestEvent, ...]:
-        return self.queue.peek(100)
+        return tuple(self._events)
 
     @property
     def record(self) -> RequestRecord:

@@ -140,6 +140,7 @@ async def test_a_request_that_waits_its_turn_goes_with_its_client() -> None:
             await client.answer()
         await until(lambda: not proxy.listener.connections)
         assert not proxy.forwarder.active
+        await until(lambda: len(records(proxy)) == 2)
         assert [seen.outcome for seen in records(proxy)] == ["ok", "client_abort"]
         assert engine.connections == 1
 

@@ -1,130 +1,191 @@
-"""Records reach a real HTTP receiver: none lost, none twice, while it refuses, is away, or comes back."""
+"""Batches to a real HTTP receiver: what each of its answers means for the events, and which version is spoken."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import aiohttp
-import anyio
+import msgspec
 import pytest
+from aiohttp import web
 
-from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted
-from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.ship import EventQueue, Shipper
-from tests.support.sidecar import receiver, records, sidecar
-from tests.support.upstream import connect, post, repeat, until, upstream, whole
-
-
-def started(sequence: int) -> RequestEvent:
-    return RequestStarted(sequence=sequence, id="i", upstream="u", path="/", started_at_ns=1)
+from agent.core.ports import Paused, Rejected, TooLarge, TryLater
+from agent.core.requests import SCHEMA_VERSION, RecordReceipt, RefusedEvent
+from agent.sidecar.records import SpooledEvent, read_item
+from agent.sidecar.ship import VERSION_PROBLEM, RecordsExporter
+from tests.sidecar.test_records import started
 
 
-def progressed(sequence: int) -> RequestEvent:
-    return RequestProgressed(sequence=sequence, id="i", at_ns=1, output_tokens=1)
+def spooled(sequence: int, epoch: int = 7, sidecar: str = "me") -> SpooledEvent:
+    return read_item(msgspec.msgpack.encode((epoch, sidecar, started(sequence))))
 
 
-def ended(sequence: int) -> RequestEvent:
-    record = RequestRecord(id="i", upstream="u", path="/", started_at_ns=1, ended_at_ns=2, outcome="ok")
-    return RequestEnded(sequence=sequence, record=record)
+class Body(msgspec.Struct):
+    """A batch as it lies on the wire."""
+
+    sidecar: str
+    epoch: int
+    events: list[dict[str, object]]
+    schema_version: int
 
 
-def test_a_full_queue_keeps_room_for_ends_and_counts_what_it_drops() -> None:
-    queue = EventQueue(10)
-    for _ in range(12):
-        queue.put(started)
-    for _ in range(3):
-        queue.put(ended)
-    queue.put(progressed)
-    assert queue.dropped == {"start": 3, "progress": 1, "end": 2}
-    assert [event.sequence for event in queue.peek(100)] == [*range(1, 10), 13]
-    assert queue.release(5) == 5
-    assert [event.sequence for event in queue.peek(2)] == [6, 7]
+@dataclass
+class Agent:
+    """Answers one after the other; the last one for ever."""
+
+    answers: Sequence[web.Response]
+    url: str = ""
+    bodies: list[Body] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.bodies.append(msgspec.msgpack.decode(await request.read(), type=Body))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        answer = self.answers[min(len(self.bodies), len(self.answers)) - 1]
+        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
 
 
-async def ask(port: int, times: int) -> None:
-    async with connect(port) as client:
-        for _ in range(times):
-            await client.send(post(b'{"model":"m"}'))
-            await client.answer()
+def receipt(through: int = 3, repeated: int = 0, refused: tuple[RefusedEvent, ...] = ()) -> web.Response:
+    said = RecordReceipt(accepted_through=through, repeated=repeated, refused=refused)
+    return web.Response(body=msgspec.msgpack.encode(said))
 
 
-@pytest.mark.parametrize("status", [503, 500, 400])
-async def test_a_receiver_that_refuses_some_times_gets_everything_once(status: int) -> None:
-    async with (
-        upstream(repeat(whole(b"{}"))) as engine,
-        receiver(lambda attempt: status if attempt % 3 else None) as agent,
-        sidecar(engine.url, agent_url=agent.url, ship_batch_events=7) as proxy,
-    ):
-        await ask(proxy.port, 20)
-        await until(lambda: not proxy.queue)
-        assert [event.sequence for event in agent.accepted] == list(range(1, 41))
-        assert {batch.sidecar for batch in agent.batches} == {"test"}
-        assert len({batch.epoch for batch in agent.batches}) == 1
-        assert proxy.shipper.failures > 0
+def problem(status: int, kind: str = "about:blank", accepts: tuple[int, ...] = ()) -> web.Response:
+    body = {"type": kind, "title": "No", "detail": "because", "accepts": accepts}
+    return web.Response(status=status, body=msgspec.json.encode(body))
 
 
-async def test_an_agent_that_is_away_and_comes_back() -> None:
-    async with receiver() as gone:
-        port = gone.port
-    agent_url = f"http://127.0.0.1:{port}"
-    async with upstream(repeat(whole(b"{}"))) as engine, sidecar(engine.url, agent_url=agent_url) as proxy:
-        await ask(proxy.port, 5)
-        await until(lambda: proxy.shipper.failures > 1)
-        assert len(records(proxy)) == 5
-        async with receiver(port=port) as agent:
-            await until(lambda: not proxy.queue)
-            await ask(proxy.port, 5)
-            await until(lambda: len(agent.accepted) == 20)
-            assert [event.sequence for event in agent.accepted] == list(range(1, 21))
+@asynccontextmanager
+async def exporter(*answers: web.Response) -> AsyncIterator[tuple[RecordsExporter, Agent]]:
+    agent = Agent(answers)
+    app = web.Application()
+    app.router.add_post("/ingest/v1/records", agent.take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    agent.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield (
+                RecordsExporter(
+                    agent.url,
+                    session,
+                    timeout_seconds=5,
+                    credentials=lambda: {"authorization": "Bearer abc"},
+                ),
+                agent,
+            )
+    finally:
+        await runner.cleanup()
 
 
-async def test_the_rest_is_shipped_at_the_end() -> None:
-    async with upstream(repeat(whole(b"{}"))) as engine, receiver() as agent:
-        async with sidecar(engine.url, agent_url=agent.url, ship_interval_seconds=60) as proxy:
-            await ask(proxy.port, 3)
-            assert agent.attempts == 0
-        assert len(agent.accepted) == 6
+async def test_a_batch_goes_out_as_it_was_recorded_with_our_credentials() -> None:
+    async with exporter(receipt()) as (records, agent):
+        before = records.heard_boot_ns
+        assert await records.send([spooled(1), spooled(2)]) is None
+        assert records.heard_boot_ns > before
+    (body,) = agent.bodies
+    assert (body.sidecar, body.epoch, body.schema_version) == ("me", 7, SCHEMA_VERSION)
+    assert [event["sequence"] for event in body.events] == [1, 2]
+    assert agent.headers[0]["authorization"] == "Bearer abc"
 
 
-async def test_a_batch_is_cut_down_when_it_is_too_large() -> None:
-    async with receiver(lambda attempt: 413 if attempt < 3 else None) as agent:
-        settings = SidecarSettings(agent_url=agent.url, ship_batch_events=8, ship_interval_seconds=0.01)
-        queue = EventQueue(100)
-        for _ in range(8):
-            queue.put(started)
-        shipper = Shipper(queue, settings, epoch=1)
-        shipper.drain()
-        await shipper.run()
-        assert [len(batch.events) for batch in agent.batches] == [2, 2, 2, 2]
+async def test_repeats_and_refusals_are_told_apart_item_by_item() -> None:
+    refused = (RefusedEvent(index=2, kind="value", reason="no sane id"),)
+    async with exporter(receipt(repeated=1, refused=refused)) as (records, _):
+        verdicts = await records.send([spooled(1), spooled(2), spooled(3)])
+    assert verdicts is not None
+    assert verdicts[:2] == ["duplicate", "delivered"]
+    assert isinstance(verdicts[2], Rejected)
+    assert verdicts[2].reason == "value: no sane id"
 
 
-async def test_own_metrics_and_probes() -> None:
-    async with (
-        upstream(repeat(whole(b"{}"))) as engine,
-        receiver() as agent,
-        sidecar(engine.url, agent_url=agent.url) as proxy,
-        aiohttp.ClientSession() as session,
-    ):
-        await ask(proxy.port, 3)
-        await until(lambda: len(agent.accepted) == 6)
-        await until(lambda: proxy.shipper.shipped == 6)
-        base = f"http://127.0.0.1:{proxy.admin_port}"
-        text = await (await session.get(f"{base}/metrics")).text()
-        assert "engineroom_sidecar_events_shipped_total 6.0" in text
-        assert 'engineroom_sidecar_requests_total{outcome="ok"} 3.0' in text
-        assert 'engineroom_sidecar_events_dropped_total{event="end"} 0.0' in text
-        assert (await session.get(f"{base}/livez")).status == 200
-        ready = await session.get(f"{base}/readyz")
-        assert (ready.status, (await ready.text()).splitlines()[0]) == (200, "ready")
+async def test_events_of_two_starts_do_not_go_in_one_batch() -> None:
+    async with exporter(receipt()) as (records, agent):
+        verdicts = await records.send([spooled(8, epoch=7), spooled(9, epoch=7), spooled(1, epoch=9)])
+    assert [len(body.events) for body in agent.bodies] == [2]
+    assert verdicts is not None
+    assert verdicts[:2] == ["delivered", "delivered"]
+    assert isinstance(verdicts[2], TryLater)
 
 
-async def test_a_sidecar_with_an_open_request_is_heard_although_nothing_happens() -> None:
-    async with receiver() as agent:
-        queue = EventQueue(100)
-        settings = SidecarSettings(agent_url=agent.url, ship_interval_seconds=0.02, heartbeat_seconds=0.05, name="test")
-        shipper = Shipper(queue, settings, epoch=1)
-        queue.put(started)
-        async with anyio.create_task_group() as group:
-            group.start_soon(shipper.run)
-            await until(lambda: len([batch for batch in agent.batches if not batch.events]) >= 2)
-            queue.put(ended)
-            await until(lambda: len(agent.accepted) == 2)
-            shipper.drain()
-        assert queue.open == 0
-        assert [event.sequence for event in agent.accepted] == [1, 2]
+async def test_events_go_under_the_name_that_the_sidecar_had_when_they_happened() -> None:
+    async with exporter(receipt()) as (records, agent):
+        verdicts = await records.send([spooled(8, sidecar="before"), spooled(9, sidecar="after")])
+    assert [(body.sidecar, len(body.events)) for body in agent.bodies] == [("before", 1)]
+    assert verdicts is not None
+    assert isinstance(verdicts[1], TryLater)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Rejected),
+        (401, Paused),
+        (403, Paused),
+        (404, Paused),
+        (413, TooLarge),
+        (415, Paused),
+        (429, TryLater),
+        (500, TryLater),
+        (503, TryLater),
+        (302, Paused),
+        (204, TryLater),
+    ],
+)
+async def test_what_each_status_means(status: int, error: type[Exception]) -> None:
+    async with exporter(problem(status)) as (records, agent):
+        with pytest.raises(error) as caught:
+            await records.send([spooled(1)])
+    assert type(caught.value) is error
+    assert len(agent.bodies) == 1
+
+
+async def test_an_answer_that_is_no_receipt_is_asked_for_again() -> None:
+    async with exporter(web.Response(text="<html>")) as (records, _):
+        with pytest.raises(TryLater, match="no receipt"):
+            await records.send([spooled(1)])
+
+
+async def test_an_older_agent_is_spoken_to_in_its_version() -> None:
+    older = problem(400, VERSION_PROBLEM, (SCHEMA_VERSION - 2, SCHEMA_VERSION - 1))
+    async with exporter(older, receipt()) as (records, agent):
+        with pytest.raises(TryLater, match=f"schema version {SCHEMA_VERSION - 1}"):
+            await records.send([spooled(1)])
+        assert await records.send([spooled(1)]) is None
+        assert await records.send([spooled(2)]) is None
+    assert [body.schema_version for body in agent.bodies] == [SCHEMA_VERSION, SCHEMA_VERSION - 1, SCHEMA_VERSION - 1]
+
+
+async def test_an_agent_of_version_1_does_not_say_what_it_reads() -> None:
+    said = {"type": "about:blank", "title": "Unknown schema version", "status": 400, "detail": "..."}
+    older = web.Response(status=400, body=msgspec.json.encode(said))
+    async with exporter(older, receipt()) as (records, agent):
+        with pytest.raises(TryLater):
+            await records.send([spooled(1)])
+        assert await records.send([spooled(1)]) is None
+    assert [body.schema_version for body in agent.bodies] == [SCHEMA_VERSION, 1]
+
+
+async def test_an_agent_that_shares_no_version_is_named_and_waited_for() -> None:
+    async with exporter(problem(400, VERSION_PROBLEM, (97, 98))) as (records, _):
+        with pytest.raises(Paused, match=r"\[97, 98\].*upgrade"):
+            await records.send([spooled(1)])
+
+
+async def test_after_a_lost_connection_the_newest_version_is_tried_again() -> None:
+    async with exporter(problem(400, VERSION_PROBLEM, (SCHEMA_VERSION - 1,)), receipt()) as (records, agent):
+        with pytest.raises(TryLater):
+            await records.send([spooled(1)])
+        url, records._url = records._url, "http://127.0.0.1:9/ingest/v1/records"
+        with pytest.raises(TryLater):
+            await records.send([spooled(1)])
+        records._url = url
+        assert await records.send([spooled(1)]) is None
+    assert [body.schema_version for body in agent.bodies] == [SCHEMA_VERSION, SCHEMA_VERSION]
+
+
+async def test_a_heartbeat_is_an_empty_batch_of_its_epoch() -> None:
+    async with exporter(receipt(0)) as (records, agent):
+        await records.beat(11, "me")
+    assert [(body.epoch, body.events) for body in agent.bodies] == [(11, [])]

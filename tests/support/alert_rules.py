@@ -134,10 +134,11 @@ def _expr_met(history: History, query: dict[str, Any], at: int) -> bool:
 
 def promtools(promtool: str, folder: Path, test_text: str, rules_text: str) -> tuple[int, set[tuple[str, str]], str]:
     """promtool's exit status, its unmet alert expectations as (alert, time), and what it printed."""
-    (folder / "node.yaml").write_text(rules_text)
-    (folder / "node.test.yaml").write_text(test_text)
+    (rules_name,) = yaml.safe_load(test_text)["rule_files"]
+    (folder / rules_name).write_text(rules_text)
+    (folder / "rules.test.yaml").write_text(test_text)
     done = subprocess.run(
-        [promtool, "test", "rules", "node.test.yaml"], cwd=folder, capture_output=True, text=True, timeout=120
+        [promtool, "test", "rules", "rules.test.yaml"], cwd=folder, capture_output=True, text=True, timeout=120
     )
     said = done.stdout + done.stderr
     return done.returncode, {(m[1], m[2]) for m in re.finditer(r"alertname: (\w+), time: (\w+),", said)}, said
