@@ -16,7 +16,8 @@ from agent.core.metrics.series import History
 
 log = structlog.get_logger()
 
-SHIPPED_RULES = Path(__file__).parent.parent / "data" / "alert-rules" / "node.yaml"
+_RULES_FOLDER = Path(__file__).parent.parent / "data" / "alert-rules"
+SHIPPED_RULES = (_RULES_FOLDER / "node.yaml", _RULES_FOLDER / "delivery.yaml")
 PRODUCT = "engineroom"
 EVALUATOR = "node"
 
@@ -69,9 +70,9 @@ class RuleCounts:
 
 
 def load_rules(files: Sequence[Path], kept: KeptHistory | None = None) -> tuple[RuleGroup, ...]:
-    """The groups of all files; of the shipped file when none is named. Raises `RuleFileError`."""
+    """The groups of all files; of the shipped files when none is named. Raises `RuleFileError`."""
     groups: list[RuleGroup] = []
-    for path in files or (SHIPPED_RULES,):
+    for path in files or SHIPPED_RULES:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.alerts.rulefile import AlertRule, KeptHistory
-from agent.core.catalogue import BY_NAME
-from agent.core.metrics.promql import parse
 from agent.core.metrics.samples import SeriesKey
-from agent.runners.rules import SHIPPED_RULES, load_rules
+from agent.runners.rules import SHIPPED_RULES
 from tests.support.alert_rules import expand, ours, promtools, series_key
 from tests.support.components import need
 
@@ -25,8 +22,8 @@ def test_the_notation_of_series():
     assert series_key('m{b="2", a="1"}') == SeriesKey("m", [("a", "1"), ("b", "2")])
 
 
-def test_the_shipped_file_is_the_one_in_the_repository():
-    assert SHIPPED_RULES.resolve() == RULES
+def test_it_is_shipped_as_it_is_in_the_repository():
+    assert RULES in [path.resolve() for path in SHIPPED_RULES]
 
 
 def test_our_engine_meets_every_expectation():
@@ -72,47 +69,3 @@ def test_the_same_verdicts_on_spoilt_rules(good, bad, tmp_path: Path):
     assert {(v.what, v.at) for v in mine if re.fullmatch(r"\w+", v.what)} == unmet, said
     assert status != 0, "the tests do not notice this change"
     assert mine != []
-
-
-def alert_rules() -> list[AlertRule]:
-    return [rule for group in load_rules([RULES]) for rule in group.rules if isinstance(rule, AlertRule)]
-
-
-def test_every_alert_has_what_a_reader_needs():
-    for rule in alert_rules():
-        annotations = {name: template.source for name, template in rule.annotations}
-        labels = {name: template.source for name, template in rule.labels}
-        assert labels["severity"] in ("critical", "warning", "info"), rule.name
-        assert set(annotations) == {"summary", "description", "runbook"}, rule.name
-        assert annotations["runbook"] == f"docs/runbooks/{rule.name}.md"
-
-
-def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
-    named = {f"{rule.name}.md" for rule in alert_rules()}
-    assert {path.name for path in (ROOT / "docs" / "runbooks").glob("[A-Z]*.md")} - {"README.md"} >= named
-    for name in named:
-        text = (ROOT / "docs" / "runbooks" / name).read_text()
-        assert text.startswith(f"# {name.removesuffix('.md')}\n")
-
-
-@pytest.mark.parametrize(
-    "path", [RULES, TESTS, *sorted((ROOT / "docs" / "runbooks").glob("*.md"))], ids=lambda p: p.name
-)
-def test_every_metric_named_is_one_we_export(path: Path):
-    for name in set(re.findall(r"engineroom_[a-z_]+", path.read_text())):
-        assert name in BY_NAME or re.sub(r"_(bucket|sum|count)$", "", name) in BY_NAME, name
-
-
-def test_every_query_in_a_runbook_can_be_asked():
-    for path in (ROOT / "docs" / "runbooks").glob("*.md"):
-        for query in re.findall(r"`([^`]*(?:engineroom_|llm:)[^`]*)`", path.read_text()):
-            parse(query)
-
-
-def test_no_value_is_part_of_an_identity():
-    for rule in alert_rules():
-        assert not any("value" in template.source.lower() for _, template in rule.labels), rule.name
-
-
-def test_the_rules_fit_into_the_history_kept_by_default():
-    assert load_rules([], KeptHistory())
