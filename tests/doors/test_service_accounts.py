@@ -3,6 +3,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,18 @@ from tests.support.credentials import (
     MISSING,
     Projected,
     SigningKey,
-    claims,
     jwks,
     put,
     service_account_token,
 )
+from tests.support.credentials import (
+    claims as claims_at,
+)
 
 KEY, ELLIPTIC = SigningKey.rsa("key-1"), SigningKey.elliptic("key-ec")
 STRANGER = SigningKey.rsa("stranger")
-NOW = unix_ns() // NS
+NOW = unix_ns() // NS - 86_400  # not the real clock's instant: who mixes the two shall notice
+claims = partial(claims_at, now_ns=NOW * NS)
 
 
 class Clocks:
@@ -85,16 +89,16 @@ def by_hand(header: dict[str, Any], payload: Any, sign: Callable[[bytes], bytes]
 
 @pytest.mark.parametrize("key", [KEY, ELLIPTIC], ids=lambda key: key.algorithm)
 def test_a_good_token_tells_account_and_pod(file: Path, key: SigningKey) -> None:
-    assert verify(doors(file), key.sign(claims(pod="llm-7", now_ns=NOW * NS))) == Identity(
+    assert verify(doors(file), key.sign(claims(pod="llm-7"))) == Identity(
         name="inference/engineroom-sidecar", kind="service_account", scopes=frozenset({"ingest"}), pod="llm-7"
     )
 
 
 def test_the_entry_of_an_account_counts_before_that_of_its_namespace(file: Path) -> None:
     accounts = doors(file)
-    assert verify(accounts, service_account_token(KEY, "inference", "acme")).tenant == "acme"
-    reader = verify(accounts, service_account_token(KEY, "team-a", "reader"))
-    anyone = verify(accounts, service_account_token(KEY, "team-a", "default"))
+    assert verify(accounts, service_account_token(KEY, "inference", "acme", now_ns=NOW * NS)).tenant == "acme"
+    reader = verify(accounts, service_account_token(KEY, "team-a", "reader", now_ns=NOW * NS))
+    anyone = verify(accounts, service_account_token(KEY, "team-a", "default", now_ns=NOW * NS))
     assert (reader.scopes, anyone.scopes) == ({"cost"}, {"ingest"})
     assert reader.tenant == anyone.tenant == "team-a"
 
@@ -102,7 +106,7 @@ def test_the_entry_of_an_account_counts_before_that_of_its_namespace(file: Path)
 @pytest.mark.parametrize("account", [("inference", "default"), ("team-b", "reader"), ("team-a", "*"), ("", "reader")])
 def test_a_good_token_of_another_account_is_known_and_refused(file: Path, account: tuple[str, str]) -> None:
     with pytest.raises(Denied) as refused:
-        verify(doors(file), service_account_token(KEY, *account))
+        verify(doors(file), service_account_token(KEY, *account, now_ns=NOW * NS))
     assert refused.value.status == 403
 
 
@@ -220,7 +224,7 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
 def test_a_well_signed_token_that_does_not_fit_is_refused(
     file: Path, case: str, changes: dict[str, Any], said: str
 ) -> None:
-    payload = json.dumps({**claims(now_ns=NOW * NS), **{k: v for k, v in changes.items() if v is not MISSING}})
+    payload = json.dumps({**claims(), **{k: v for k, v in changes.items() if v is not MISSING}})
     kept = {k: v for k, v in json.loads(payload).items() if changes.get(k) is not MISSING}
     token = jwt.PyJWS().encode(json.dumps(kept).encode(), KEY.private_key, "RS256", headers={"kid": "key-1"})
     with pytest.raises(Denied, match=said) as refused:
@@ -246,13 +250,13 @@ def test_a_well_signed_payload_that_is_no_claims_is_refused(file: Path, payload:
     ],
 )
 def test_clocks_may_differ_a_little_and_audiences_be_several(file: Path, changes: dict[str, Any]) -> None:
-    assert verify(doors(file), KEY.sign(claims(now_ns=NOW * NS, **changes))).pod == "llm-0"
+    assert verify(doors(file), KEY.sign(claims(**changes))).pod == "llm-0"
 
 
 def test_a_remembered_token_ends_with_its_time(file: Path) -> None:
     clocks = Clocks()
     accounts = doors(file, clocks)
-    token = KEY.sign(claims(now_ns=NOW * NS, exp=NOW + 5))
+    token = KEY.sign(claims(exp=NOW + 5))
     assert verify(accounts, token) is verify(accounts, token)
     clocks.later(5 + LEEWAY_SECONDS - 1)
     assert verify(accounts, token)

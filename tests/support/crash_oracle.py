@@ -87,8 +87,10 @@ class Child:
     log: Path
     process: Process | None = None
     kills: list[int] = field(default_factory=list)  # boot clock
+    starts: list[int] = field(default_factory=list)
 
     async def start(self) -> None:
+        self.starts.append(boot_ns())
         with self.log.open("ab") as output:
             self.process = await anyio.open_process(
                 [sys.executable, "-m", "agent", self.command],
@@ -98,6 +100,14 @@ class Child:
                 stdout=output,
                 stderr=output,
             )
+
+    def was_down(self, at_ns: int, before_ns: int) -> bool:
+        """Whether `at_ns` lies within `before_ns` before a kill, or between a kill and the start that followed.
+
+        What a killed process has sent lies in the sockets' buffers: its clients read it when it is dead.
+        """
+        later = [*self.starts[1:], 1 << 62]
+        return any(kill - before_ns < at_ns <= start for kill, start in zip(self.kills, later, strict=False))
 
     def must_not_have_ended_by_itself(self) -> None:
         assert self.process is not None
@@ -255,12 +265,7 @@ def judge(node: Node, answered: Answered) -> Verdict:
     """Compare; to be called when the agent has stopped."""
     rows = [row for row in node.ledger() if row[2] == "ok"]
     recorded = Counter(row[0] for row in rows)
-    kills = node.sidecar.kills
-    obliged = [
-        number
-        for number, at_ns in answered.at_ns.items()
-        if not any(at_ns <= kill < at_ns + OBLIGED_AFTER_NS for kill in kills)
-    ]
+    obliged = [number for number, at_ns in answered.at_ns.items() if not node.sidecar.was_down(at_ns, OBLIGED_AFTER_NS)]
     return Verdict(
         obliged=len(obliged),
         missing=[number for number in obliged if number not in recorded],

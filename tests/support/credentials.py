@@ -247,9 +247,11 @@ def claims(
     return {name: value for name, value in made.items() if value is not MISSING}
 
 
-def service_account_token(key: SigningKey, namespace: str = "inference", account: str = "engineroom-sidecar") -> str:
+def service_account_token(
+    key: SigningKey, namespace: str = "inference", account: str = "engineroom-sidecar", *, now_ns: int | None = None
+) -> str:
     """A good token of one account."""
-    return key.sign(claims(namespace, account))
+    return key.sign(claims(namespace, account, now_ns=now_ns))
 
 
 # Files
