@@ -96,11 +96,13 @@ class Stream:
         size += ITEM_BYTES * len(items)
         if self._pending and self._pending_bytes + size > self._limits.pending_bytes:
             return False
+        is_first = not self._pending
         self._pending.extend(items)
         self._pending_bytes += size
         if self._pending_bytes >= self._group_bytes:
             self._urgent = True
-        self._wake_writer.set()
+        if is_first or self._urgent:  # waking the writer for every item would cost more than all else about it
+            self._wake_writer.set()
         return True
 
     @property
