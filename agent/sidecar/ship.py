@@ -1,5 +1,6 @@
 """Batches of record events → the agent's ingest path, and what it says of each of them back."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from ssl import SSLContext
@@ -123,7 +124,7 @@ class RecordsExporter:
                 after = retry_after_seconds(response.headers.get("retry-after"), unix_ns())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._version = SCHEMA_VERSION  # who comes back may be a newer agent
-            raise TryLater(bounded_reason(f"{type(error).__name__}: {error}")) from error
+            raise TryLater(f"{self._url}: {_reason(error)}") from error
         if status != 200:
             raise self._refusal(status, body, after)
         try:
@@ -158,6 +159,14 @@ class RecordsExporter:
         self._version = max(common)
         log.info("schema_version_changed", version=self._version)
         return TryLater(f"the agent reads schema version {self._version}", 0.0)
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system says where it says something; the HTTP library's own words repeat the address."""
+    code = getattr(error, "errno", None)
+    return (
+        os.strerror(code) if isinstance(code, int) and code > 0 else bounded_reason(f"{type(error).__name__} {error}")
+    )
 
 
 async def _bounded_body(content: aiohttp.StreamReader) -> bytes:
