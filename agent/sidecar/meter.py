@@ -1,4 +1,4 @@
-"""Body bytes of an OpenAI-shaped response → first-token instant, tokens, finish reason, error. Pure.
+"""Body bytes of a response → first-token instant, tokens, finish reason, error. Pure.
 
 A stream is fed as it arrives, cut anywhere. Parsing each event would be most of the sidecar's work, so the meter learns
 what an ordinary token event of this stream looks like: all bytes before the token's text and all bytes after it. An
@@ -8,58 +8,76 @@ any other event is parsed.
 
 import json
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from agent.core.requests import Usage
+from agent.sidecar.meter_anthropic import AnthropicReading
+from agent.sidecar.meter_embeddings import EmbeddingsReading
+from agent.sidecar.meter_generate import GenerateReading, TritonReading
+from agent.sidecar.meter_lines import LinesMeter
+from agent.sidecar.meter_ollama import OllamaReading
+from agent.sidecar.meter_reading import MAX_CAPTURE_BYTES, TEXT_KEYS, TOKEN_KEYS, Measured, Meter, Reading, decode
+from agent.sidecar.meter_responses import ResponsesReading
 
-MAX_CAPTURE_BYTES = 1 << 20
 TAIL_BYTES = 1 << 16
-TEXT_KEYS = ("content", "reasoning_content", "reasoning", "text")
-TOKEN_KEYS = (*TEXT_KEYS, "tool_calls", "function_call", "refusal")
+LINES = ("application/x-ndjson", "application/ndjson")
 _NAMES = {key: f'"{key}":'.encode() for key in TEXT_KEYS}
 _QUOTE = ord('"')
 _BACKSLASH = ord("\\")
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 
 
-class Measured(Struct, frozen=True, kw_only=True):
-    """What a response said about itself. `error` is a short reason; `complete` is False when its end is missing."""
+READINGS: tuple[tuple[str, type[Reading]], ...] = (
+    ("/completions", Reading),
+    ("/v1/messages", AnthropicReading),
+    ("/v1/responses", ResponsesReading),
+    ("/v1/embeddings", EmbeddingsReading),
+    ("/api/chat", OllamaReading),
+    ("/api/generate", OllamaReading),
+    ("/api/embed", EmbeddingsReading),
+)
 
-    usage: Usage = Usage()
-    first_token_at_ns: int | None = None
-    finish_reason: str | None = None
-    model: str | None = None
-    error: str | None = None
-    queue_full: bool = False
-    complete: bool = True
 
-
-class Meter(Protocol):
-    """Fed the de-chunked body in pieces; `finish` once, when no more comes."""
-
-    def feed(self, data: bytes, now_ns: int) -> None: ...
-
-    def output_tokens(self) -> int | None: ...
-
-    def finish(self, now_ns: int) -> Measured: ...
+def reading_for(path: str) -> type[Reading] | None:
+    """What reads the responses on this path; None for a path whose responses carry no tokens we understand."""
+    for end, reading in READINGS:
+        if path.endswith(end):
+            return reading
+    if path in ("/generate", "/generate_stream") or path.startswith("/mii/"):
+        return GenerateReading
+    if path.startswith("/v2/models/") and path.endswith(("/generate", "/generate_stream")):
+        return TritonReading
+    return None
 
 
 def is_metered(path: str) -> bool:
     """Whether responses on this path carry tokens that the meter understands."""
-    return path.endswith(("/chat/completions", "/completions"))
+    return reading_for(path) is not None
 
 
-def meter_for(content_type: str, content_encoding: str) -> Meter | None:
+def is_stream(content_type: str) -> bool:
+    """Whether a body of this type is a stream of events or of lines."""
+    return _kind(content_type) in ("text/event-stream", *LINES)
+
+
+def meter_for(content_type: str, content_encoding: str, path: str = "") -> Meter | None:
     """The meter of one response, or None for what cannot be read (compressed, unknown type)."""
     if content_encoding not in ("", "identity"):
         return None
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _kind(content_type)
+    reading = (reading_for(path) or Reading)()
     if kind == "text/event-stream":
-        return StreamMeter()
-    return DocumentMeter() if kind.endswith("json") else None
+        return StreamMeter(reading)
+    if kind in LINES:
+        return LinesMeter(reading)
+    return DocumentMeter(reading) if kind.endswith("json") else None
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 class RequestSaid(Struct, frozen=True):
@@ -84,112 +102,6 @@ def read_request(body: bytes, complete: bool = True) -> RequestSaid:
         return RequestSaid(json.loads(found[1]) if found else None)
     except ValueError:
         return RequestSaid()
-
-
-class Reading:
-    """Collects what the JSON objects of one response say; shared by both meters."""
-
-    __slots__ = ("error", "finish_reason", "model", "queue_full", "reported", "timed")
-
-    def __init__(self) -> None:
-        self.reported: Usage | None = None
-        self.timed: Usage | None = None
-        self.finish_reason: str | None = None
-        self.model: str | None = None
-        self.error: str | None = None
-        self.queue_full = False
-
-    def take(self, said: dict[str, Any]) -> tuple[int, bool]:
-        """One object. Returns how many of its choices carry output, and whether it says nothing else of interest."""
-        plain = True
-        if self.model is None and isinstance(model := said.get("model"), str):
-            self.model = model
-        if isinstance(usage := said.get("usage"), dict):
-            self.reported = usage_of(usage)
-            plain = False
-        if isinstance(timings := said.get("timings"), dict):
-            self.timed = timings_of(timings)
-            plain = False
-        if (error := said.get("error")) or said.get("object") == "error":
-            self._take_error(error or said)
-            plain = False
-        tokens = 0
-        choices = said.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict):
-                continue
-            if reason := choice.get("finish_reason"):
-                self._take_finish(reason)
-                plain = False
-            carrier = choice.get("delta")
-            if not isinstance(carrier, dict):
-                carrier = choice
-            for key in TOKEN_KEYS:
-                if carrier.get(key):
-                    tokens += 1
-                    break
-        return tokens, plain
-
-    def _take_finish(self, reason: Any) -> None:
-        if isinstance(reason, dict):
-            reason = reason.get("type")
-        if isinstance(reason, str) and reason:
-            self.finish_reason = reason
-            if reason in ("abort", "error"):
-                self.error = self.error or f"finish reason {reason}"
-
-    def _take_error(self, error: Any) -> None:
-        # Messages of engines may quote the prompt, so a record keeps the kind of an error only.
-        fields = error if isinstance(error, dict) else {}
-        kinds = (fields.get(key) for key in ("type", "error_type", "code"))
-        kind = next((str(k) for k in kinds if isinstance(k, str | int) and k), "")
-        self.error = kind[:80] or "error"
-        self.queue_full = "queue" in str(fields.get("message", error)).lower()
-
-    def usage(self, counted: int | None) -> Usage:
-        """What was reported, else llama.cpp's timings, else the events that were counted."""
-        if self.reported is not None:
-            return self.reported
-        if self.timed is not None:
-            return self.timed
-        return Usage() if counted is None else Usage(output_tokens=counted, source="counted")
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
-def usage_of(usage: dict[str, Any]) -> Usage | None:
-    """OpenAI's `usage`: its prompt tokens include the cached ones, ours do not."""
-    prompt, output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    if prompt is None and output is None:
-        return None
-    if prompt is not None and cached is not None:
-        cached = min(cached, prompt)
-        prompt -= cached
-    return Usage(input_tokens=prompt, input_cached_tokens=cached, output_tokens=output, source="reported")
-
-
-def timings_of(timings: dict[str, Any]) -> Usage | None:
-    """llama.cpp's `timings`, sent even where no usage was asked for: `prompt_n` is without the cached `cache_n`."""
-    prompt, output = _count(timings.get("prompt_n")), _count(timings.get("predicted_n"))
-    if prompt is None or output is None:
-        return None
-    cached = _count(timings.get("cache_n"))
-    return Usage(input_tokens=prompt, input_cached_tokens=cached, output_tokens=output, source="reported")
-
-
-def decode(data: bytes) -> Any:
-    """JSON, also with the NaN some engines write; None for what is no JSON."""
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
-            return None
 
 
 def learn(event: bytes, choice: dict[str, Any]) -> tuple[bytes, bytes] | None:
@@ -227,8 +139,8 @@ class StreamMeter:
         "reading",
     )
 
-    def __init__(self) -> None:
-        self.reading = Reading()
+    def __init__(self, reading: Reading | None = None) -> None:
+        self.reading = Reading() if reading is None else reading
         self.counted = 0
         self.first: int | None = None
         self._held: list[bytes] = []  # pieces of an event that is not whole yet
@@ -362,16 +274,17 @@ class StreamMeter:
             model=reading.model,
             error=reading.error,
             queue_full=reading.queue_full,
-            complete=self._done,
+            complete=reading.ended or (self._done and reading.done_ends),
         )
 
 
 class DocumentMeter:
     """One JSON document. Of a very long one only the end is kept, where engines write the usage."""
 
-    __slots__ = ("_bytes", "_cut", "_parts")
+    __slots__ = ("_bytes", "_cut", "_parts", "_reading")
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading | None = None) -> None:
+        self._reading = Reading() if reading is None else reading
         self._parts: list[bytes] = []
         self._bytes = 0
         self._cut = False
@@ -392,31 +305,31 @@ class DocumentMeter:
         """The result; an unreadable document gives an empty one."""
         body = b"".join(self._parts)
         self._parts.clear()
-        reading = Reading()
+        reading = self._reading
         if self._cut:
-            reading.reported = usage_in_tail(body)
+            usage = object_in_tail(body, "usage")
+            reading.reported = reading.usage_of(usage) if usage is not None else None
             return Measured(usage=reading.usage(None))
-        said = decode(body)
-        if isinstance(said, dict):
-            reading.take(said)
+        complete = reading.take_document(reading.decode(body))
         return Measured(
             usage=reading.usage(None),
             finish_reason=reading.finish_reason,
             model=reading.model,
             error=reading.error,
             queue_full=reading.queue_full,
-            complete=isinstance(said, dict),
+            complete=complete,
         )
 
 
-def usage_in_tail(tail: bytes) -> Usage | None:
-    """The last `usage` object in the end of a document; inside a string its quotation marks would be escaped."""
+def object_in_tail(tail: bytes, name: str) -> dict[str, Any] | None:
+    """The last object of a name in the end of a document; inside a string its quotation marks would be escaped."""
     text = tail.decode("utf-8", "replace")
-    at = text.rfind('"usage":')
+    mark = f'"{name}":'
+    at = text.rfind(mark)
     if at < 0:
         return None
     try:
-        found, _ = json.JSONDecoder().raw_decode(text[at + len('"usage":') :].lstrip())
+        found, _ = json.JSONDecoder().raw_decode(text[at + len(mark) :].lstrip())
     except (ValueError, RecursionError):
         return None
-    return usage_of(found) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None

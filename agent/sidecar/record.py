@@ -12,7 +12,8 @@ from agent.core.requests import (
     RequestStarted,
 )
 from agent.sidecar.ids import RequestId
-from agent.sidecar.meter import MAX_CAPTURE_BYTES, Measured, Meter, RequestSaid, is_metered, meter_for, read_request
+from agent.sidecar.meter import RequestSaid, is_metered, is_stream, meter_for, read_request
+from agent.sidecar.meter_reading import MAX_CAPTURE_BYTES, Measured, Meter
 
 PROGRESS_NS = 1_000_000_000
 MAX_TENANT = 64
@@ -132,9 +133,9 @@ class Observation:
         self.request_sent()
         self._status = status
         self.headers_at_ns = now_ns
-        self.streamed = content_type.startswith("text/event-stream")
+        self.streamed = is_stream(content_type)
         if is_metered(self.path) or status >= 400:
-            self._meter = meter_for(content_type, content_encoding)
+            self._meter = meter_for(content_type, content_encoding, self.path)
 
     def response_body(self, data: bytes, now_ns: int) -> None:
         """A piece of the response's body, without chunk framing."""
@@ -198,5 +199,5 @@ class Observation:
         if measured.error:
             return "error", measured.error
         if self.streamed and self._meter is not None and not measured.complete:
-            return "error", "stream ended without [DONE]"
+            return "error", "stream ended without its end mark"
         return "ok", None

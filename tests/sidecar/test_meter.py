@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.requests import Usage
-from agent.sidecar.meter import DocumentMeter, Measured, StreamMeter, is_metered, meter_for, read_request, usage_of
+from agent.sidecar.meter import DocumentMeter, StreamMeter, is_metered, is_stream, meter_for, read_request
+from agent.sidecar.meter_lines import LinesMeter
+from agent.sidecar.meter_reading import Measured, usage_of
 
 
 def plainly(body: bytes) -> dict[str, Any]:
@@ -223,11 +225,40 @@ def test_a_strange_document_says_nothing(body: bytes) -> None:
 
 
 def test_what_is_metered() -> None:
-    assert is_metered("/v1/chat/completions")
-    assert not is_metered("/v1/embeddings")
+    for path in (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/generate",
+        "/generate_stream",
+        "/mii/deployment",
+        "/v2/models/m/generate",
+        "/v2/models/m/versions/1/generate_stream",
+    ):
+        assert is_metered(path), path
+    for path in (
+        "/v1/messages/count_tokens",
+        "/v1/responses/r/cancel",
+        "/v2/models/m/infer",
+        "/api/pull",
+        "/x/generate",
+    ):
+        assert not is_metered(path), path
     assert meter_for("text/event-stream", "gzip") is None
     assert isinstance(meter_for("application/json; charset=utf-8", ""), DocumentMeter)
     assert meter_for("text/html", "") is None
+    assert isinstance(meter_for("application/x-ndjson", ""), LinesMeter)
+
+
+def test_what_is_a_stream() -> None:
+    assert is_stream("text/event-stream; charset=utf-8")
+    assert is_stream("application/x-ndjson")
+    assert not is_stream("application/json")
 
 
 def test_the_model_of_a_request() -> None:

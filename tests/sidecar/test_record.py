@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted
+from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted, Usage
 from agent.sidecar.ids import uuid7
 from agent.sidecar.record import PROGRESS_NS, Observation, Recorder, Tally, is_recorded, tenant_of
 
@@ -60,7 +60,7 @@ class Told:
         (201, "text/plain", b"any", "ok", None),
         (302, "text/html", b"", "ok", None),
         (200, "text/event-stream", TOKEN + DONE, "ok", None),
-        (200, "text/event-stream", TOKEN, "error", "stream ended without [DONE]"),
+        (200, "text/event-stream", TOKEN, "error", "stream ended without its end mark"),
         (200, "text/event-stream", b'data: {"error":{"type":"Broken"}}\n\n' + DONE, "error", "Broken"),
         (400, "application/json", b"{}", "rejected", "status 400"),
         (404, "application/json", b'{"error":{"type":"NotFoundError"}}', "rejected", "NotFoundError"),
@@ -81,6 +81,25 @@ def test_the_outcome_of_a_whole_answer(status: int, kind: str, body: bytes, outc
     record = told.answer(status, kind, body)
     assert (record.outcome, record.error, record.status) == (outcome, error, status)
     assert told.tally.outcomes == {outcome: 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "error"),
+    [
+        (b'{"response":"a","done":false}\n{"response":"","done":true,"eval_count":1}\n', "ok", None),
+        (b'{"response":"a","done":false}\n', "error", "stream ended without its end mark"),
+        (b'{"response":"a","done":false}\n{"error":"no"}\n', "error", "error"),
+    ],
+)
+def test_lines_are_a_stream_too(body: bytes, outcome: str, error: str | None) -> None:
+    record = Told("/api/generate").answer(200, "application/x-ndjson", body)
+    assert (record.outcome, record.error, record.streamed) == (outcome, error, True)
+    assert (record.usage.output_tokens, record.first_token_at_ns) == (1, START_NS + 2)
+
+
+def test_a_stream_of_lines_that_is_not_metered_is_not_judged() -> None:
+    record = Told("/api/pull").answer(200, "application/x-ndjson", b'{"status":"pulling"}\n')
+    assert (record.outcome, record.usage) == ("ok", Usage())
 
 
 def test_a_full_queue_of_the_engine_is_a_refusal() -> None:
