@@ -267,13 +267,9 @@ class StreamMeter:
         if rest:
             self._take_event(rest.replace(b"\r", b"\n").strip(b"\n"), now_ns)
         reading = self.reading
-        return Measured(
-            usage=Usage() if self._lost and reading.reported is None else reading.usage(self.counted),
+        return reading.measured(
+            Usage() if self._lost and reading.reported is None else reading.usage(self.counted),
             first_token_at_ns=self.first,
-            finish_reason=reading.finish_reason,
-            model=reading.model,
-            error=reading.error,
-            queue_full=reading.queue_full,
             complete=reading.ended or (self._done and reading.done_ends),
         )
 
@@ -311,14 +307,7 @@ class DocumentMeter:
             reading.reported = reading.usage_of(usage) if usage is not None else None
             return Measured(usage=reading.usage(None))
         complete = reading.take_document(reading.decode(body))
-        return Measured(
-            usage=reading.usage(None),
-            finish_reason=reading.finish_reason,
-            model=reading.model,
-            error=reading.error,
-            queue_full=reading.queue_full,
-            complete=complete,
-        )
+        return reading.measured(reading.usage(None), complete=complete)
 
 
 def object_in_tail(tail: bytes, name: str) -> dict[str, Any] | None:

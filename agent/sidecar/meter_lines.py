@@ -55,13 +55,9 @@ class LinesMeter:
         self._take_line(b"".join(self._held), now_ns)
         self._held.clear()
         reading = self.reading
-        return Measured(
-            usage=Usage() if self._lost and reading.reported is None else reading.usage(self.counted),
+        return reading.measured(
+            Usage() if self._lost and reading.reported is None else reading.usage(self.counted),
             first_token_at_ns=self.first,
-            finish_reason=reading.finish_reason,
-            model=reading.model,
-            error=reading.error,
-            queue_full=reading.queue_full,
             # `[DONE]` is no line of JSON: of an API that ends with it, the end cannot be seen here.
             complete=reading.ended or reading.done_ends,
         )

@@ -90,6 +90,18 @@ class Reading:
         """What a `usage` object of this API says."""
         return usage_of(usage)
 
+    def measured(self, usage: Usage, *, first_token_at_ns: int | None = None, complete: bool) -> Measured:
+        """The result of a meter that has fed this reading everything."""
+        return Measured(
+            usage=usage,
+            first_token_at_ns=first_token_at_ns,
+            finish_reason=self.finish_reason,
+            model=self.model,
+            error=self.error,
+            queue_full=self.queue_full,
+            complete=complete,
+        )
+
     def decode(self, body: bytes) -> Any:
         """The JSON of a whole document."""
         return decode(body)

@@ -90,7 +90,7 @@ class Shipping:
             settings.agent_url,
             session,
             timeout_seconds=settings.ship_timeout_seconds,
-            credentials=_credentials(settings),
+            credentials=_Credentials(settings),
             tls=tls.context if tls else None,
         )
         self._gathered = _Gathered(self.records, settings.ship_interval_seconds)
@@ -246,7 +246,3 @@ class _Credentials:
 
     def __call__(self) -> Mapping[str, str]:
         return {} if self._token is None else {"authorization": f"Bearer {self._token.current()}"}
-
-
-def _credentials(settings: SidecarSettings) -> _Credentials:
-    return _Credentials(settings)

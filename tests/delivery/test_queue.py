@@ -403,7 +403,7 @@ async def test_at_the_end_answers_under_way_count_and_nothing_else_does(tmp_path
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 group.start_soon(delivery.run)
-                while not there.in_flight:  # noqa: ASYNC110
+                while not there.in_flight:  # noqa: ASYNC110 a number of the destination, which tells nobody
                     await anyio.sleep(0.001)
                 group.cancel_scope.cancel()
                 if answered:
