@@ -1,9 +1,18 @@
-"""Settings of every test: one async backend, long ones only when asked for, recorded data from beside the checkout."""
+"""Settings of every test: one async backend, long ones only when asked for, recorded data from beside the checkout.
+
+Properties are tried on the same examples in every run, so that a change is judged by what it changes; the long run
+tries new ones each time.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new", derandomize=False, print_blob=True)
+settings.load_profile("new" if os.environ.get("ENGINEROOM_LONG") else "same")
 
 ROOT = Path(__file__).resolve().parent.parent
 

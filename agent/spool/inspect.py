@@ -12,7 +12,7 @@ import stat as modes
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from agent.spool.frame import SEGMENT_HEADER_BYTES, NewerFormat, SegmentHeader, 
 from agent.spool.marks import COPY_BYTES, Marks, read_copy
 from agent.spool.marks import NAME as MARKS_NAME
 from agent.spool.recovery import NO_FILE
-from agent.spool.segment import Damage, Empty, Foreign, Frame, Window, frames, identify, slot_name
+from agent.spool.segment import Damage, Empty, Foreign, Frame, Window, fill, frames, identify, slot_name
 
 LOCK_NAME = "lock"
 QUARANTINE = "quarantine"
@@ -232,10 +232,14 @@ def _sort(found: Look, headers: list[SegmentFile]) -> None:
         else:
             found.misfits[file.name] = Misfit("a segment of another stream", movable=True)
     own.sort(key=lambda file: file.header.generation)
-    for before, after in list(pairwise(own)):
-        if before.header.generation == after.header.generation:
-            own.remove(after)
-            found.misfits[after.name] = Misfit("a copy of another segment", movable=True)
+    for _, same in groupby(list(own), key=lambda file: file.header.generation):
+        copies = list(same)
+        if len(copies) == 1:
+            continue
+        copies.remove(max(copies, key=lambda file: _filled(found.folder, file)))
+        for file in copies:
+            own.remove(file)
+            found.misfits[file.name] = Misfit("a copy of another segment", movable=True)
     found.used_bytes += sum(file.size for file in own)
     through = marks.through if marks else 0
     for index, file in enumerate(own):
@@ -243,6 +247,17 @@ def _sort(found: Look, headers: list[SegmentFile]) -> None:
             found.spare.append(file.name)
         else:
             found.segments.append(file)
+
+
+def _filled(folder: Path, file: SegmentFile) -> tuple[int, int]:
+    try:
+        fd = _disk.open_to_read(folder / file.name)
+    except FileNotFoundError:
+        return 0, 0  # its owner has just removed it
+    try:
+        return fill(Window(_disk, fd, _disk.size(fd)), file.header)
+    finally:
+        _disk.close(fd)
 
 
 def _stream_of(headers: list[SegmentFile]) -> int | None:

@@ -17,7 +17,7 @@ from agent.spool.files import Files
 from agent.spool.frame import SEGMENT_HEADER_BYTES, SegmentHeader
 from agent.spool.marks import NAME as MARKS_NAME
 from agent.spool.marks import Marks, MarksFile
-from agent.spool.segment import Empty, Foreign, Frame, Window, frames, identify, slot_name, slot_of
+from agent.spool.segment import Empty, Foreign, Frame, Window, fill, frames, identify, slot_name, slot_of
 
 NO_FILE = {errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENODEV, errno.ESPIPE}
 KNOWN_NAMES = {MARKS_NAME, "lock", "quarantine"}
@@ -120,15 +120,20 @@ def _headers(folder: Path, files: Files, stream: int | None, found: Recovered) -
 def _copies(
     folder: Path, files: Files, headers: list[tuple[int, SegmentHeader]]
 ) -> Iterator[tuple[int, SegmentHeader]]:
-    """Of several files with one generation, all but the one with the most in it: no two uses of a file share one."""
+    """Of several files with one generation, all but the fullest."""
 
-    def last(item: tuple[int, SegmentHeader]) -> int:
-        return max((frame.header.last for frame in _frames(folder, files, *item)), default=0)
+    def filled(item: tuple[int, SegmentHeader]) -> tuple[int, int]:
+        slot, header = item
+        fd = files.open_to_read(folder / slot_name(slot))
+        try:
+            return fill(Window(files, fd, files.size(fd)), header)
+        finally:
+            files.close(fd)
 
     for _, same in groupby(headers, key=lambda item: item[1].generation):
         copies = list(same)
         if len(copies) > 1:
-            copies.remove(max(copies, key=last))
+            copies.remove(max(copies, key=filled))
             yield from copies
 
 

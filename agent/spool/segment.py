@@ -150,6 +150,18 @@ def _next_frame(window: Window, header: SegmentHeader, start: bytes, offset: int
         offset = at + 1
 
 
+def fill(window: Window, header: SegmentHeader) -> tuple[int, int]:
+    """How many items can be read in a file, and the last number: of several copies the fullest is the one that counts.
+
+    No two uses of a file share a generation, so files that do are copies.
+    """
+    count, last = 0, 0
+    for frame in frames(window, header, offset=SEGMENT_HEADER_BYTES, before=None, bodies=False):
+        if isinstance(frame, Frame):
+            count, last = count + frame.header.last - frame.header.first + 1, frame.header.last
+    return count, last
+
+
 class Empty(NamedTuple):
     """A file of ours that holds nothing: made, never written."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.spool.check import check
@@ -283,6 +283,7 @@ MEMORY = Path("/dev/shm")  # where nothing waits for a disk
 
 
 @settings(max_examples=150, deadline=None)
+@example(done=[("copy", 0, 1, 0), ("flip", 0, 3472, 0)], settled=[], saves=1)  # the copy has more in it
 @given(done=damages, settled=st.sampled_from(list(settled_sets())), saves=st.integers(1, 3))
 def test_whatever_happened_all_that_can_be_read_before_can_be_read_after(
     done: list[Damage], settled: list[int], saves: int
