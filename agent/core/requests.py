@@ -12,7 +12,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-Outcome = Literal["ok", "error", "timeout", "client_abort", "rejected"]
+Outcome = Literal["ok", "error", "timeout", "client_abort", "rejected", "lost_record"]
+"""How a request ended. ``lost_record``: the sidecar was killed while it ran, so nobody knows."""
+
 UsageSource = Literal["reported", "counted"]
 
 RefusalKind = Literal["unreadable", "value", "tenant", "sender"]
@@ -52,6 +54,11 @@ class RequestRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_bytes: int = 0
     response_bytes: int = 0
     trace_id: str | None = None
+    tenant_source: str | None = None  # how the tenant is known: key, jwt, service_account, header, user
+    queued_ns: int | None = None  # waited in the sidecar until a quota had room
+    grpc_status: int | None = None  # of a gRPC call
+    request_messages: int | None = None
+    response_messages: int | None = None
 
 
 class RequestStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="start"):
