@@ -1,9 +1,10 @@
 """Body bytes of a response → first-token instant, tokens, finish reason, error. Pure.
 
-A stream is fed as it arrives, cut anywhere. Parsing each event would be most of the sidecar's work, so the meter learns
-what an ordinary token event of this stream looks like: all bytes before the token's text and all bytes after it. An
-event that has exactly these ends, and between them text without a quotation mark, is one token and nothing else;
-any other event is parsed.
+A stream is fed as it arrives, cut anywhere. Parsing each event would be most of the sidecar's work. So, after the first
+token, bytes are only put by. When the stream ends with a usage of its own, its end is parsed and the rest just searched
+for what is unusual; when tokens have to be counted, the meter knows what an ordinary token event of this stream looks
+like: all bytes before the token's text and all bytes after it. An event that has exactly these ends, and between them
+text without a quotation mark, is one token and nothing else; any other event is parsed.
 """
 
 import json
@@ -23,10 +24,13 @@ from agent.sidecar.meter_reading import MAX_CAPTURE_BYTES, TEXT_KEYS, TOKEN_KEYS
 from agent.sidecar.meter_responses import ResponsesReading
 
 TAIL_BYTES = 1 << 16
+PUT_BY_BYTES = 8 << 10  # events of a stream that wait unread; 2,000 streams must not need much memory
+_UNUSUAL = (b'"error"', b'"abort"')  # what an event in the middle of a stream may say beyond a token
 LINES = ("application/x-ndjson", "application/ndjson")
 _NAMES = {key: f'"{key}":'.encode() for key in TEXT_KEYS}
 _QUOTE = ord('"')
 _BACKSLASH = ord("\\")
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 
 
@@ -128,10 +132,13 @@ class StreamMeter:
     __slots__ = (
         "_after",
         "_before",
+        "_by",
+        "_by_bytes",
         "_carriage_return",
         "_done",
         "_held",
         "_held_bytes",
+        "_learnt",
         "_lost",
         "_quotes",
         "counted",
@@ -149,11 +156,31 @@ class StreamMeter:
         self._before = b"\n\n"  # no event can hold a blank line: nothing is learnt yet
         self._after = b""
         self._quotes = 0  # in both ends together
+        self._learnt = False
+        self._by: list[bytes] = []  # pieces that were put by, from the beginning of an event on
+        self._by_bytes = 0
         self._done = False
         self._lost = False
 
     def feed(self, data: bytes, now_ns: int) -> None:
         """Take the next piece of the body, of any length."""
+        if self._learnt:
+            self._by.append(data)
+            self._by_bytes += len(data)
+            if self._by_bytes > PUT_BY_BYTES:
+                self._read_up()
+            return
+        self._read(data, now_ns)
+
+    def _read_up(self) -> None:
+        """Read what was put by; the instant does not matter any more, as the first token has been."""
+        if self._by:
+            data = b"".join(self._by)
+            self._by.clear()
+            self._by_bytes = 0
+            self._read(data, 0)
+
+    def _read(self, data: bytes, now_ns: int) -> None:
         if self._lost:
             return
         if b"\r" in data or self._carriage_return:
@@ -165,6 +192,11 @@ class StreamMeter:
             data = b"".join((*self._held, data))
             self._held.clear()
             self._held_bytes = 0
+        if self.first is None:
+            data = self._read_to_first(data, now_ns)
+            if self._learnt:
+                self.feed(data, now_ns)
+                return
         end = data.rfind(b"\n\n")
         if end < 0:
             self._hold(data)
@@ -173,11 +205,17 @@ class StreamMeter:
             self._hold(data[end + 2 :])
         self._take_events(data[:end].split(b"\n\n"), now_ns)
 
+    def _read_to_first(self, data: bytes, now_ns: int) -> bytes:
+        """Take one event after the other until the first token; returns what follows it."""
+        at = 0
+        while self.first is None and (end := data.find(b"\n\n", at)) >= 0:
+            self._take_event(data[at:end], now_ns)
+            at = end + 2
+        return data[at:]
+
     def _take_events(self, events: list[bytes], now_ns: int) -> None:
         """Whole events, in order."""
         if len(events) > 2:
-            if self.first is None:
-                self._take_event(events.pop(0), now_ns)
             events = self._without_ordinary(events)
         before, after = self._before, self._after
         for event in events:
@@ -233,6 +271,31 @@ class StreamMeter:
             if learnt is not None:
                 self._before, self._after = learnt
                 self._quotes = learnt[0].count(b'"') + learnt[1].count(b'"')
+                self._learnt = not self._carriage_return
+
+    def _ends_with_usage(self, now_ns: int) -> bool:
+        """Whether what was put by could be read by its end alone: nothing unusual, and a usage after the last token."""
+        if not self._by:
+            return False
+        data = b"".join((*self._held, *self._by))
+        last = data.rfind(self._before)
+        if last <= 0 or b"\r" in data or any(data.find(word, 0, last) >= 0 for word in _UNUSUAL):
+            return False
+        end = data.find(b"\n\n", last) + 2
+        if end < 2 or not _USAGE.search(data, end):
+            return False
+        before = self.reading.reported
+        self._by.clear()
+        self._held.clear()
+        self._held_bytes = 0
+        ordinary = data.endswith(self._after, last, end - 2)
+        for event in data[end if ordinary else last :].split(b"\n\n"):  # the last one may lack its blank line
+            if event:
+                self._take_event(event, now_ns)
+        if self.reading.reported is not None and self.reading.reported is not before:
+            return True
+        self._read(data[: end if ordinary else last], now_ns)  # it was no usage: the tokens have to be counted
+        return False
 
     def _hold(self, data: bytes) -> None:
         if not data:
@@ -257,11 +320,14 @@ class StreamMeter:
 
     def output_tokens(self) -> int | None:
         """Tokens streamed so far."""
+        self._read_up()
         reported = self.reading.reported
         return reported.output_tokens if reported and reported.output_tokens is not None else self.counted
 
     def finish(self, now_ns: int) -> Measured:
         """The result; an event that lacks only its blank line is taken too."""
+        if not self._ends_with_usage(now_ns):
+            self._read_up()
         rest = b"".join(self._held)
         self._held.clear()
         if rest:
