@@ -107,7 +107,7 @@ async def _open(settings: SidecarSettings, ship: Shipping) -> AsyncIterator[tupl
     """Both listeners, and what stands behind them. The first one does not serve yet."""
     clock = BillClock.from_now()
     pool = UpstreamPool(settings, clock)
-    forwarder = Forwarder(settings, clock, pool, Recorder(ship.queue.put, pool.authority, Tally()))
+    forwarder = Forwarder(settings, clock, pool, Recorder(ship.queue.put, Tally()))
     listener = Listener(forwarder)
     server = await _listen(settings, listener)
     try:

@@ -1,6 +1,6 @@
 """One request on its way: client → engine → client, byte for byte; what fails becomes a problem answer."""
 
-from collections.abc import Callable
+import random
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,13 +10,15 @@ from anyio.abc import TaskGroup
 
 from agent.clock import NS, BillClock
 from agent.core.requests import Outcome
-from agent.sidecar.ids import RequestId
+from agent.sidecar.ids import RANDOM_BITS, uuid7
+from agent.sidecar.plans import Plan
 from agent.sidecar.record import Observation, Recorder, Tally
 from agent.sidecar.settings import SidecarSettings
 from agent.sidecar.upstream import UpstreamConnection, UpstreamPool
-from agent.sidecar.wire import RequestHead, ResponseHead, problem
+from agent.sidecar.wire import ResponseHead, problem
 
 log = structlog.get_logger()
+_random_bits = random.Random().getrandbits
 
 REPLAY_BYTES = 1 << 20
 WAITING_BYTES = 256 * 1024  # of a request's body, while the connection to the engine is being made
@@ -28,7 +30,6 @@ class ClientSide(Protocol):
     """What an exchange needs of the client's connection."""
 
     write_paused: bool
-    http10: bool
 
     def write(self, data: bytes) -> None: ...
 
@@ -36,7 +37,7 @@ class ClientSide(Protocol):
 
     def hold_connecting(self, hold: bool) -> None: ...
 
-    def exchange_finished(self, exchange: "Exchange") -> None: ...
+    def exchange_finished(self, exchange: "Exchange", now_ns: int) -> None: ...
 
     def cut(self, *, abruptly: bool) -> None: ...
 
@@ -60,6 +61,13 @@ class Forwarder:
     draining: bool = False
     upstream_error: str = ""  # why the last connection failed; empty when it did not
     blind: bool = False
+    timeout_ns: int = field(init=False)
+    first_byte_ns: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.timeout_ns = int(self.settings.request_timeout_seconds * NS)
+        first = self.settings.first_byte_timeout_seconds
+        self.first_byte_ns = None if first is None else int(first * NS)
 
     @property
     def tally(self) -> Tally:
@@ -113,9 +121,10 @@ class Exchange:
         "client",
         "close_after",
         "finished",
-        "head",
-        "keep_alive",
+        "http10",
+        "is_head",
         "observation",
+        "plan",
         "request_complete",
         "request_id",
         "tunnelled",
@@ -123,54 +132,58 @@ class Exchange:
         "upstream",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        forwarder: Forwarder,
-        client: ClientSide,
-        head: RequestHead,
-        request_id: RequestId,
-        head_bytes: bytes,
-        observation: Observation | None,
-        *,
-        keep_alive: bool,
-        upgrade: bool,
-        now_ns: int,
-    ) -> None:
+    def __init__(self, forwarder: Forwarder, client: ClientSide, plan: Plan, now_ns: int) -> None:
         self._forwarder = forwarder
         self.client = client
-        self.head = head
-        self.request_id = request_id
-        self.observation = observation
-        self.keep_alive = keep_alive
-        self.upgrade = upgrade
+        self.plan = plan
+        self.http10 = plan.http10
+        self.is_head = plan.head.method == b"HEAD"
+        self.request_id = request_id = uuid7(now_ns, _random_bits(RANDOM_BITS))
+        self.observation = Observation(forwarder.recorder, plan, request_id, now_ns) if plan.recorded else None
+        self.upgrade = plan.upgrade
         self.upstream: UpstreamConnection | None = None
         self.request_complete = False
         self.finished = False
-        self.close_after = not keep_alive
+        self.close_after = not plan.keep_alive
         self.tunnelled = False
-        settings = forwarder.settings
-        self._deadline_ns = now_ns + int(settings.request_timeout_seconds * NS)
-        first = settings.first_byte_timeout_seconds
-        self._first_byte_ns = None if first is None else now_ns + int(first * NS)
-        self._chunked = head.chunked
-        self._pending: list[bytes] = [head_bytes]
-        self._pending_bytes = len(head_bytes)
+        self._deadline_ns = now_ns + forwarder.timeout_ns
+        first_ns = forwarder.first_byte_ns
+        self._first_byte_ns = None if first_ns is None else now_ns + first_ns
+        self._chunked = plan.chunked
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._replay: list[bytes] | None = []
         self._replay_bytes = 0
         self._responding = False  # the client has got bytes of the final answer
         self._retried = False
+        self._connecting = False
         self._dechunk = False
         self._until_close = False
-        self._connecting = False
         self._half_closed = False  # one side of the tunnel has no more to send
 
     # the request's way
 
-    def begin(self) -> None:
-        """It is this request's turn: find a connection, send what there is."""
-        self._forwarder.active.add(self)
-        self._forwarder.tally.forwarded += 1
-        self._dispatch(self._forwarder.pool.take())
+    def begin(self, length: int, now_ns: int) -> None:
+        """It is this request's turn: find a connection, send what there is. `length`: that of its body, if it says."""
+        forwarder = self._forwarder
+        forwarder.active.add(self)
+        forwarder.tally.forwarded += 1
+        self._pending.insert(0, self.plan.head_for_engine(self.request_id, length))
+        self._dispatch(forwarder.pool.take(now_ns))
+
+    def begin_whole(self, body: bytes, now_ns: int) -> None:
+        """The turn of a request that is there to its end."""
+        self.request_complete = True
+        if body:
+            self._pending.append(body)
+        observation = self.observation
+        if observation is not None:
+            try:
+                observation.request_body(body)
+                observation.request_sent()
+            except OBSERVATION_ERRORS as error:
+                self._forwarder.observation_failed(error)
+        self.begin(len(body), now_ns)
 
     def _dispatch(self, connection: UpstreamConnection | None) -> None:
         if connection is not None:
@@ -194,16 +207,19 @@ class Exchange:
         else:
             self._forwarder.tally.connects += 1
             if self.finished:
-                self._forwarder.pool.give(connection)
+                self._forwarder.pool.give(connection, self._forwarder.clock.now_ns())
             else:
                 self._attach(connection)
         self._forwarder.upstream_state(error)
 
     def _attach(self, connection: UpstreamConnection) -> None:
-        self._connecting = False
         self.upstream = connection
+        if self.observation is not None:
+            self.observation.upstream = connection.pool.authority
         connection.start(self)
-        self.client.hold_connecting(False)
+        if self._connecting:
+            self._connecting = False
+            self.client.hold_connecting(False)
         self.flush()
 
     def request_body(self, data: bytes) -> None:
@@ -219,13 +235,13 @@ class Exchange:
             except OBSERVATION_ERRORS as error:
                 self._forwarder.observation_failed(error)
 
-    def request_ended(self) -> None:
-        """The request is whole."""
+    def request_ended(self, trailers: bytes = b"") -> None:
+        """The request is whole. `trailers` are whole lines."""
         self.request_complete = True
         if self.finished:
             return
         if self._chunked:
-            self._pending.append(b"0\r\n\r\n")
+            self._pending.append(b"0\r\n%b\r\n" % trailers)
         observation = self.observation
         if observation is not None:
             try:
@@ -261,14 +277,13 @@ class Exchange:
 
     def interim_response(self, raw: bytes) -> None:
         """A 1xx answer; more follows."""
-        if not self.client.http10:
+        if not self.http10:
             self.client.write(raw)
 
     def response_head(self, head: ResponseHead, rest: bytes, parts: list[bytes], now_ns: int) -> None:
         """The final head, and the wire bytes after it that came along."""
-        http10 = self.client.http10
         self._until_close = head.until_close
-        self._dechunk = http10 and head.chunked
+        self._dechunk = self.http10 and head.chunked
         if head.until_close or self._dechunk or self._forwarder.draining or not self.request_complete:
             self.close_after = True
         self._responding = True
@@ -290,7 +305,7 @@ class Exchange:
             added = b"x-engineroom-request-id: %b\r\n" % self.request_id.text.encode()
         if self.close_after:
             added += b"connection: close\r\n"
-        elif self.client.http10:
+        elif self.http10:
             added += b"connection: keep-alive\r\n"
         return added
 
@@ -308,10 +323,10 @@ class Exchange:
                 observation.stop_metering()
                 self._forwarder.observation_failed(error)
 
-    def response_complete(self) -> None:
+    def response_complete(self, now_ns: int) -> None:
         """The engine's answer is whole."""
         self.upstream = None
-        self._finish(None, None)
+        self._finish(None, None, now_ns=now_ns)
 
     def upstream_lost(self, reason: str) -> None:
         """The engine's connection is gone before the answer was whole."""
@@ -383,8 +398,11 @@ class Exchange:
         elif self._first_byte_ns is not None and now_ns >= self._first_byte_ns and self.request_complete:
             seconds = self._forwarder.settings.first_byte_timeout_seconds or 0
             self._timed_out(f"no byte of an answer within first_byte_timeout_seconds ({seconds:g} s)")
-        elif self.observation is not None and self._responding:
-            self._observe(lambda seen: seen.progress(now_ns))
+        elif self.observation is not None:
+            try:
+                self.observation.progress(now_ns)
+            except OBSERVATION_ERRORS as error:
+                self._forwarder.observation_failed(error)
 
     def _timed_out(self, detail: str) -> None:
         self._drop_upstream()
@@ -422,26 +440,25 @@ class Exchange:
             return
         if self._forwarder.draining or not self.request_complete:
             self.close_after = True
-        own = problem(status, title, detail, head_only=self.head.method == b"HEAD", added=self._own_fields())
+        own = problem(status, title, detail, head_only=self.is_head, added=self._own_fields())
         self.client.write(own)
         self._finish(outcome, detail, own_status=status)
 
-    def _finish(self, cut: Outcome | None, error: str | None, own_status: int | None = None) -> None:
+    def _finish(
+        self, cut: Outcome | None, error: str | None, own_status: int | None = None, now_ns: int | None = None
+    ) -> None:
         if self.finished:
             return
         self.finished = True
         self._pending.clear()
         self._replay = None
         self._forwarder.active.discard(self)
-        if self.observation is not None:
+        if now_ns is None:
             now_ns = self._forwarder.clock.now_ns()
-            self._observe(lambda seen: seen.end(now_ns, cut=cut, error=error, own_status=own_status))
-        self.client.exchange_finished(self)
-
-    def _observe(self, step: Callable[[Observation], None]) -> None:
-        if self.observation is None:
-            return
-        try:
-            step(self.observation)
-        except OBSERVATION_ERRORS as error:
-            self._forwarder.observation_failed(error)
+        observation = self.observation
+        if observation is not None:
+            try:
+                observation.end(now_ns, cut=cut, error=error, own_status=own_status)
+            except OBSERVATION_ERRORS as failure:
+                self._forwarder.observation_failed(failure)
+        self.client.exchange_finished(self, now_ns)

@@ -1,14 +1,13 @@
 """Clock and random bits → request ids (UUIDv7), trace and span ids. Pure."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 RANDOM_BITS = 74
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
 
 
-@dataclass(slots=True, frozen=True)
-class RequestId:
+class RequestId(NamedTuple):
     """A UUIDv7 (RFC 9562 section 5.7) and the ids derived from it."""
 
     text: str  # 8-4-4-4-12
@@ -22,11 +21,10 @@ class RequestId:
 
 def uuid7(now_ns: int, random_bits: int) -> RequestId:
     """The id of a request that began at `now_ns` (Unix ns); `random_bits` is any integer below 2**74."""
-    high = random_bits >> 62
-    low = random_bits & 0x3FFF_FFFF_FFFF_FFFF
-    value = (now_ns // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
-    digits = f"{value:032x}"
-    return RequestId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}", digits)
+    time = f"{now_ns // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}"
+    high = f"7{random_bits >> 62:03x}"
+    low = f"{0b10 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF:016x}"
+    return RequestId(f"{time[:8]}-{time[8:]}-{high}-{low[:4]}-{low[4:]}", time + high + low)
 
 
 def traceparent(request: RequestId) -> str:

@@ -9,10 +9,8 @@ text without a quotation mark, is one token and nothing else; any other event is
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from agent.core.requests import Usage
 from agent.sidecar.meter_anthropic import AnthropicReading
@@ -31,7 +29,6 @@ _NAMES = {key: f'"{key}":'.encode() for key in TEXT_KEYS}
 _QUOTE = ord('"')
 _BACKSLASH = ord("\\")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 
 
 READINGS: tuple[tuple[str, type[Reading]], ...] = (
@@ -45,6 +42,7 @@ READINGS: tuple[tuple[str, type[Reading]], ...] = (
 )
 
 
+@lru_cache(maxsize=256)
 def reading_for(path: str) -> type[Reading] | None:
     """What reads the responses on this path; None for a path whose responses carry no tokens we understand."""
     for end, reading in READINGS:
@@ -62,6 +60,7 @@ def is_metered(path: str) -> bool:
     return reading_for(path) is not None
 
 
+@lru_cache(maxsize=256)
 def is_stream(content_type: str) -> bool:
     """Whether a body of this type is a stream of events or of lines."""
     return _kind(content_type) in ("text/event-stream", *LINES)
@@ -80,32 +79,14 @@ def meter_for(content_type: str, content_encoding: str, path: str = "") -> Meter
     return DocumentMeter(reading) if kind.endswith("json") else None
 
 
+def meter_of(content_type: str, content_encoding: str, path: str, failed: bool) -> Meter | None:
+    """The meter of one response, if its path is one whose responses can be read; of a failure, whatever the path."""
+    return meter_for(content_type, content_encoding, path) if failed or is_metered(path) else None
+
+
+@lru_cache(maxsize=256)
 def _kind(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-class RequestSaid(Struct, frozen=True):
-    """What the meter needs of a request's body."""
-
-    model: str | None = None
-    stream: bool | None = None
-
-
-_request_decoder = msgspec.json.Decoder(RequestSaid)
-
-
-def read_request(body: bytes, complete: bool = True) -> RequestSaid:
-    """Model and stream flag of a request body; of one that was not kept whole, what looks like its model."""
-    if complete:
-        try:
-            return _request_decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return RequestSaid()
-    found = _MODEL.search(body)
-    try:
-        return RequestSaid(json.loads(found[1]) if found else None)
-    except ValueError:
-        return RequestSaid()
 
 
 def learn(event: bytes, choice: dict[str, Any]) -> tuple[bytes, bytes] | None:
@@ -138,8 +119,8 @@ class StreamMeter:
         "_done",
         "_held",
         "_held_bytes",
-        "_learnt",
         "_lost",
+        "_putting_by",
         "_quotes",
         "counted",
         "first",
@@ -156,7 +137,7 @@ class StreamMeter:
         self._before = b"\n\n"  # no event can hold a blank line: nothing is learnt yet
         self._after = b""
         self._quotes = 0  # in both ends together
-        self._learnt = False
+        self._putting_by = False  # the first token has been: what comes is read later, if at all
         self._by: list[bytes] = []  # pieces that were put by, from the beginning of an event on
         self._by_bytes = 0
         self._done = False
@@ -164,7 +145,7 @@ class StreamMeter:
 
     def feed(self, data: bytes, now_ns: int) -> None:
         """Take the next piece of the body, of any length."""
-        if self._learnt:
+        if self._putting_by:
             self._by.append(data)
             self._by_bytes += len(data)
             if self._by_bytes > PUT_BY_BYTES:
@@ -194,7 +175,7 @@ class StreamMeter:
             self._held_bytes = 0
         if self.first is None:
             data = self._read_to_first(data, now_ns)
-            if self._learnt:
+            if self._putting_by:
                 self.feed(data, now_ns)
                 return
         end = data.rfind(b"\n\n")
@@ -208,9 +189,10 @@ class StreamMeter:
     def _read_to_first(self, data: bytes, now_ns: int) -> bytes:
         """Take one event after the other until the first token; returns what follows it."""
         at = 0
-        while self.first is None and (end := data.find(b"\n\n", at)) >= 0:
+        while not self._putting_by and (end := data.find(b"\n\n", at)) >= 0:
             self._take_event(data[at:end], now_ns)
             at = end + 2
+            self._putting_by = self.first is not None and not self._carriage_return
         return data[at:]
 
     def _take_events(self, events: list[bytes], now_ns: int) -> None:
@@ -266,35 +248,34 @@ class StreamMeter:
         self.counted += tokens
         if self.first is None:
             self.first = now_ns
-        if plain and len(said["choices"]) == 1:
+        if plain and (self._putting_by or self._carriage_return) and len(said["choices"]) == 1:
             learnt = learn(event, said["choices"][0])
             if learnt is not None:
                 self._before, self._after = learnt
                 self._quotes = learnt[0].count(b'"') + learnt[1].count(b'"')
-                self._learnt = not self._carriage_return
 
     def _ends_with_usage(self, now_ns: int) -> bool:
         """Whether what was put by could be read by its end alone: nothing unusual, and a usage after the last token."""
         if not self._by:
             return False
         data = b"".join((*self._held, *self._by))
-        last = data.rfind(self._before)
-        if last <= 0 or b"\r" in data or any(data.find(word, 0, last) >= 0 for word in _UNUSUAL):
+        usage = data.rfind(b'"usage"')
+        if usage < 0 or not _USAGE.match(data, usage) or b"\r" in data:
             return False
-        end = data.find(b"\n\n", last) + 2
-        if end < 2 or not _USAGE.search(data, end):
+        # The event of the usage, and the one before it: that is where the finish reason stands.
+        end = max(0, data.rfind(b"\n\n", 0, max(0, data.rfind(b"\n\n", 0, usage))))
+        if any(data.find(word, 0, end) >= 0 for word in _UNUSUAL):
             return False
         before = self.reading.reported
         self._by.clear()
         self._held.clear()
         self._held_bytes = 0
-        ordinary = data.endswith(self._after, last, end - 2)
-        for event in data[end if ordinary else last :].split(b"\n\n"):  # the last one may lack its blank line
+        for event in data[end:].split(b"\n\n"):  # the last one may lack its blank line
             if event:
                 self._take_event(event, now_ns)
         if self.reading.reported is not None and self.reading.reported is not before:
             return True
-        self._read(data[: end if ordinary else last], now_ns)  # it was no usage: the tokens have to be counted
+        self._read(data[:end] + b"\n\n", now_ns)  # it was no usage: the tokens have to be counted
         return False
 
     def _hold(self, data: bytes) -> None:

@@ -12,27 +12,17 @@ from agent.core.requests import (
     RequestStarted,
 )
 from agent.sidecar.ids import RequestId
-from agent.sidecar.meter import RequestSaid, is_metered, is_stream, meter_for, read_request
+from agent.sidecar.meter import is_stream, meter_of
 from agent.sidecar.meter_reading import MAX_CAPTURE_BYTES, Measured, Meter
+from agent.sidecar.meter_request import RequestSaid, read_request
+from agent.sidecar.plans import Plan
 
 PROGRESS_NS = 1_000_000_000
-MAX_TENANT = 64
+START_NS = 250_000_000
+"""A request that is over sooner than this is told by its end alone, which says all that a start says."""
 MAX_SHOWN = 256  # of what clients and engines choose: names of models, paths, errors
-UNRECORDED_PATHS = frozenset(("/health", "/metrics", "/v1/models", "/ping", "/version", "/load", "/props", "/slots"))
-UNRECORDED_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"))
-
-
-def is_recorded(method: bytes, path: str) -> bool:
-    """Whether a request is work for the engine; probes, scrapes and listings are forwarded only."""
-    return method not in UNRECORDED_METHODS and path not in UNRECORDED_PATHS
-
-
-def tenant_of(value: bytes | None) -> str | None:
-    """A name of 1 to 64 printable ASCII characters; anything else is no name: a cut one would be somebody else's."""
-    if value is None:
-        return None
-    name = value.decode("latin-1").strip()
-    return name if 0 < len(name) <= MAX_TENANT and name.isascii() and name.isprintable() else None
+_NOTHING_SAID = RequestSaid()
+_NOTHING_MEASURED = Measured()
 
 
 def shown(text: str | None) -> str | None:
@@ -52,46 +42,41 @@ class Tally:
 
 
 class Recorder:
-    """Makes observations and hands their events to `put`, which never blocks."""
+    """Hands the events of observations to `put`, which never blocks. `ended` gets each record that is made."""
 
-    def __init__(self, put: Callable[[Callable[[int], RequestEvent]], None], upstream: str, tally: Tally) -> None:
+    def __init__(
+        self,
+        put: Callable[[Callable[[int], RequestEvent]], None],
+        tally: Tally,
+        ended: Callable[[RequestRecord], None] = lambda _: None,
+    ) -> None:
         self.put = put
-        self.upstream = upstream
         self.tally = tally
+        self.ended = ended
 
 
 class Observation:
     """One recorded request, from its head to its end. Methods are called in the order of the wire."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_meter", "_model", "_progress_at_ns", "_readable", "_recorder", "_started",
-        "_status", "headers_at_ns", "id", "path", "request_bytes", "response_bytes", "started_at_ns", "streamed",
-        "tenant", "trace_id",
+        "_body", "_body_bytes", "_meter", "_progress_at_ns", "_recorder", "_started", "_status", "caller",
+        "headers_at_ns", "id", "plan", "queued_ns", "request_bytes", "response_bytes", "said", "started_at_ns",
+        "streamed", "upstream",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        request_id: RequestId,
-        path: str,
-        started_at_ns: int,
-        *,
-        tenant: str | None,
-        trace_id: str,
-        readable: bool,
-    ) -> None:
+    def __init__(self, recorder: Recorder, plan: Plan, request_id: RequestId, started_at_ns: int) -> None:
         self._recorder = recorder
-        self.id = request_id.text
-        self.path = path[:MAX_SHOWN]
+        self.plan = plan
+        self.id = request_id
         self.started_at_ns = started_at_ns
-        self.tenant = tenant
-        self.trace_id = trace_id
-        self._readable = readable  # the request body is not compressed
+        self.caller = plan.caller
+        self.upstream = ""  # host:port of the engine that got it
+        self.said: RequestSaid | None = None  # None: the request is not whole
+        self.queued_ns: int | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._model: str | None = None
         self.streamed = False
-        self._started = False
+        self._started = False  # the start was told
         self._status: int | None = None
         self._meter: Meter | None = None
         self.headers_at_ns: int | None = None
@@ -102,29 +87,35 @@ class Observation:
     def request_body(self, data: bytes) -> None:
         """A piece of the request's body."""
         self.request_bytes += len(data)
-        if self._readable and self._body_bytes < MAX_CAPTURE_BYTES:
+        if self._body_bytes < MAX_CAPTURE_BYTES and self.plan.readable:
             self._body.append(data)
             self._body_bytes += len(data)
 
-    def request_sent(self) -> None:
-        """The whole request, or as much of it as there was before the answer began, is on its way: tell the start."""
+    def request_sent(self) -> RequestSaid:
+        """The whole request, or as much of it as there was before the answer began: what it says."""
+        if self.said is None:
+            parts = self._body
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            self.said = read_request(body, len(body) == self.request_bytes) if body else _NOTHING_SAID
+            self.streamed = bool(self.said.stream)
+        return self.said
+
+    def tell_start(self) -> None:
+        """Tell that this request runs, once."""
         if self._started:
             return
         self._started = True
-        body = b"".join(self._body)
-        self._body.clear()
-        said = read_request(body, len(body) == self.request_bytes) if body else RequestSaid()
-        self._model = shown(said.model)
-        self.streamed = bool(said.stream)
+        said = self.request_sent()
         self._recorder.put(
             lambda sequence: RequestStarted(
                 sequence=sequence,
-                id=self.id,
-                upstream=self._recorder.upstream,
-                path=self.path,
+                id=self.id.text,
+                upstream=self.upstream,
+                path=self.plan.path[:MAX_SHOWN],
                 started_at_ns=self.started_at_ns,
-                model=self._model,
-                tenant=self.tenant,
+                model=shown(said.model),
+                tenant=self.caller.tenant,
             )
         )
 
@@ -134,8 +125,7 @@ class Observation:
         self._status = status
         self.headers_at_ns = now_ns
         self.streamed = is_stream(content_type)
-        if is_metered(self.path) or status >= 400:
-            self._meter = meter_for(content_type, content_encoding, self.path)
+        self._meter = meter_of(content_type, content_encoding, self.plan.path, status >= 400)
 
     def response_body(self, data: bytes, now_ns: int) -> None:
         """A piece of the response's body, without chunk framing."""
@@ -148,7 +138,11 @@ class Observation:
         self._meter = None
 
     def progress(self, now_ns: int) -> None:
-        """Called now and then while the request runs; tells at most once a second, and only of streams."""
+        """Called now and then while the request runs: tells its start, and of streams at most once a second."""
+        if not self._started:
+            if self.said is None or now_ns - self.started_at_ns < START_NS:
+                return
+            self.tell_start()
         if not self.streamed or self._meter is None or now_ns - self._progress_at_ns < PROGRESS_NS:
             return
         tokens = self._meter.output_tokens()
@@ -156,26 +150,27 @@ class Observation:
             return
         self._progress_at_ns = now_ns
         self._recorder.put(
-            lambda sequence: RequestProgressed(sequence=sequence, id=self.id, at_ns=now_ns, output_tokens=tokens)
+            lambda sequence: RequestProgressed(sequence=sequence, id=self.id.text, at_ns=now_ns, output_tokens=tokens)
         )
 
     def end(self, now_ns: int, *, cut: Outcome | None, error: str | None, own_status: int | None) -> None:
         """The last event. `cut` says why there was no whole answer; `own_status` is the status of an answer of ours."""
-        self.request_sent()
-        measured = self._meter.finish(now_ns) if self._meter is not None else Measured()
+        said, plan, meter = self.request_sent(), self.plan, self._meter
+        measured = _NOTHING_MEASURED if meter is None else meter.finish(now_ns)
         status = own_status if self._status is None else self._status
         outcome, reason = (cut, error) if cut else self._judge(measured)
-        self._recorder.tally.outcomes[outcome] = self._recorder.tally.outcomes.get(outcome, 0) + 1
+        outcomes = self._recorder.tally.outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
         record = RequestRecord(
-            id=self.id,
-            upstream=self._recorder.upstream,
-            path=self.path,
+            id=self.id.text,
+            upstream=self.upstream,
+            path=plan.path[:MAX_SHOWN],
             started_at_ns=self.started_at_ns,
             ended_at_ns=now_ns,
             outcome=outcome,
             streamed=self.streamed,
-            model=self._model or shown(measured.model),
-            tenant=self.tenant,
+            model=shown(said.model or measured.model),
+            tenant=self.caller.tenant,
             status=status,
             headers_at_ns=self.headers_at_ns,
             first_token_at_ns=measured.first_token_at_ns,
@@ -184,9 +179,12 @@ class Observation:
             error=shown(reason),
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
-            trace_id=self.trace_id,
+            trace_id=plan.trace_id or self.id.hex,
+            tenant_source=self.caller.source,
+            queued_ns=self.queued_ns,
         )
         self._recorder.put(lambda sequence: RequestEnded(sequence=sequence, record=record))
+        self._recorder.ended(record)
 
     def _judge(self, measured: Measured) -> tuple[Outcome, str | None]:
         """A whole answer came: was it a good one? 4xx and a full queue are refusals, not failures of the engine."""

@@ -1,7 +1,6 @@
 """Clients' connections: bytes → exchanges, one forwarded at a time for each connection; answers' bytes → clients."""
 
 import asyncio
-import random
 from collections import deque
 from typing import cast
 
@@ -9,14 +8,23 @@ import anyio
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from agent.clock import NS
+from agent.sidecar.asks import Caller
 from agent.sidecar.forward import Exchange, Forwarder
-from agent.sidecar.ids import RANDOM_BITS, trace_id_of, traceparent, uuid7
-from agent.sidecar.record import Observation, is_recorded, tenant_of
+from agent.sidecar.plans import Plan, tenant_of
 from agent.sidecar.upstream import HIGH_WATER_BYTES, LOW_WATER_BYTES
-from agent.sidecar.wire import MAX_HEAD_BYTES, RequestHead, origin_form, problem, tokens
+from agent.sidecar.wire import (
+    MAX_HEAD_BYTES,
+    Cut,
+    RequestHead,
+    cut_request,
+    origin_form,
+    problem,
+    tokens,
+    trailer_lines,
+)
 
 LINGER_NS = 5 * NS
-_random = random.Random()
+MOST_PLANS = 4096
 
 # Why reading from a client is on hold.
 _CONNECTING, _ENGINE_FULL, _WAITING, _UPGRADING = 1, 2, 4, 8
@@ -32,6 +40,7 @@ class Listener:
         self.tenant_is_trusted = settings.tenant_is_trusted
         self.half_close = settings.tolerate_half_close
         self.engine_host = forwarder.pool.authority.encode()
+        self.plans: dict[tuple[str, bytes, bytes], Plan] = {}  # by client address and head
         self.connections: set[ClientConnection] = set()
         self.empty = anyio.Event()  # set when, while draining, the last connection is gone
 
@@ -48,6 +57,19 @@ class Listener:
         for connection in list(self.connections):
             connection.close_if_idle(1 << 63, 0)
         self.note_empty()
+
+    def plan(self, head: RequestHead, peer: str, *, keep_alive: bool, upgrade: bool, http10: bool) -> Plan:
+        """What is to be done with requests of this head from this address."""
+        sent = head.for_engine(peer=peer, scheme=b"http", upgrade=upgrade, host=self.engine_host)
+        tenant = tenant_of(head.fields.get(self.tenant_header)) if self.tenant_is_trusted else None
+        caller = Caller(tenant, "header" if tenant else None)
+        return Plan(head, sent, caller, 0, keep_alive=keep_alive, upgrade=upgrade, http10=http10)
+
+    def remember(self, key: tuple[str, bytes, bytes], plan: Plan) -> None:
+        """Keep a plan for the next request with its head."""
+        if len(self.plans) >= MOST_PLANS:
+            self.plans.clear()
+        self.plans[key] = plan
 
     def note_empty(self) -> None:
         """Tell who waits for the end, if this is it."""
@@ -67,7 +89,6 @@ class ClientConnection(asyncio.Protocol):
         self.listener = listener
         self.forwarder = listener.forwarder
         self.write_paused = False
-        self.http10 = False
         self._active: Exchange | None = None  # being answered
         self._incoming: Exchange | None = None  # whose body is being read
         self._queue: deque[Exchange] = deque()
@@ -84,8 +105,9 @@ class ClientConnection(asyncio.Protocol):
         self._now_ns = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
-        self._last_told: tuple[bytes, bytes, list[tuple[bytes, bytes]], bool] | None = None
-        self._last_head: RequestHead  # of the same request told before: clients repeat their heads
+        self._trailers: list[tuple[bytes, bytes]] = []
+        self._between = True  # the parser has seen whole requests only
+        self._cut: Cut | None = None  # of the request that the parser is fed from its first byte on
         self._parser = HttpRequestParser(self)
 
     # the transport's side
@@ -137,6 +159,15 @@ class ClientConnection(asyncio.Protocol):
         if self._broken:
             return
         self._now_ns = self.forwarder.clock.now_ns()
+        if self._between:
+            cut = self._cut = cut_request(data)
+            if cut is not None and self._active is None:
+                key, body_at, length, _ = cut
+                plan = self.listener.plans.get((self._peer, *key))
+                if plan is not None and len(data) == body_at + length and plan.holds(0, self._now_ns):
+                    self._active = exchange = Exchange(self.forwarder, self, plan, self._now_ns)
+                    exchange.begin_whole(data[body_at:], self._now_ns)
+                    return
         if self._in_head:
             self._head_bytes += len(data)
         self._read(data)
@@ -177,7 +208,9 @@ class ClientConnection(asyncio.Protocol):
     # the parser's side
 
     def on_message_begin(self) -> None:
+        self._between = False
         self._headers = []
+        self._trailers = []
         self._target = b""
         self._in_head = True
 
@@ -185,8 +218,7 @@ class ClientConnection(asyncio.Protocol):
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # fields after the body (trailers) are not passed on
-            self._headers.append((name, value))
+        (self._headers if self._in_head else self._trailers).append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -194,12 +226,7 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         method = parser.get_method()
         upgrade = parser.should_upgrade()
-        told = (method, self._target, self._headers, upgrade)
-        if told == self._last_told:
-            head = self._last_head
-        else:
-            head = RequestHead(method, origin_form(self._target), self._headers, self.listener.tenant_header)
-            self._last_told, self._last_head = told, head
+        head = RequestHead(method, origin_form(self._target), self._headers)
         if method == b"CONNECT":
             self._skip_message_end = True
             self._reject(501, "Not a proxy", "this is the address of an engine: CONNECT is not served")
@@ -210,14 +237,20 @@ class ClientConnection(asyncio.Protocol):
             self._refeed = self._without_upgrade(head)
             self._skip_message_end = True
             return
-        http10 = parser.get_http_version() == "1.0"
-        exchange = self._exchange(head, keep_alive=parser.should_keep_alive(), upgrade=upgrade)
+        plan = self.listener.plan(
+            head,
+            self._peer,
+            keep_alive=parser.should_keep_alive(),
+            upgrade=upgrade,
+            http10=parser.get_http_version() == "1.0",
+        )
+        self._remember(plan)
+        exchange = Exchange(self.forwarder, self, plan, self._now_ns)
         self._incoming = exchange
         self._upgrading = upgrade
         if self._active is None:
-            self.http10 = http10
             self._active = exchange
-            exchange.begin()
+            exchange.begin(head.length, self._now_ns)
         else:
             self._queue.append(exchange)
             self._hold(_WAITING, True)
@@ -228,15 +261,16 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._in_head = True
+        self._between = True
         if self._skip_message_end:
             self._skip_message_end = False
             return
         incoming, self._incoming = self._incoming, None
         if incoming is None:
             return
-        incoming.request_ended()
+        incoming.request_ended(trailer_lines(self._trailers) if self._trailers else b"")
         if incoming.finished:
-            self._advance()
+            self._advance(self._now_ns)
         elif incoming is self._active:
             incoming.flush()
 
@@ -248,40 +282,13 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version().encode()
         return b"\r\n".join((b"%b %b HTTP/%b" % (head.method, self._target, version), *lines, b"\r\n"))
 
-    def _exchange(self, head: RequestHead, *, keep_alive: bool, upgrade: bool) -> Exchange:
-        now_ns = self._now_ns
-        request_id = uuid7(now_ns, _random.getrandbits(RANDOM_BITS))
-        sent = head.for_engine(
-            peer=self._peer,
-            request_id=request_id.text,
-            traceparent=traceparent(request_id),
-            upgrade=upgrade,
-            host=self.listener.engine_host,
-        )
-        observation = None
-        path = head.path
-        if not upgrade and is_recorded(head.method, path):
-            given = head.fields.get(b"traceparent")
-            observation = Observation(
-                self.forwarder.recorder,
-                request_id,
-                path,
-                now_ns,
-                tenant=tenant_of(head.tenant) if self.listener.tenant_is_trusted else None,
-                trace_id=(given and trace_id_of(given.decode("latin-1"))) or request_id.hex,
-                readable=head.fields.get(b"content-encoding", b"identity") == b"identity",
-            )
-        return Exchange(
-            self.forwarder,
-            self,
-            head,
-            request_id,
-            sent,
-            observation,
-            keep_alive=keep_alive,
-            upgrade=upgrade,
-            now_ns=now_ns,
-        )
+    def _remember(self, plan: Plan) -> None:
+        """The next request with this very head, but for the digits of its length, need not be parsed."""
+        cut, self._cut = self._cut, None
+        if cut is None or not plan.repeats:
+            return
+        if plan.head.fields.get(b"content-length", b"") == cut.says:
+            self.listener.remember((self._peer, *cut.key), plan)
 
     # the exchange's side
 
@@ -302,15 +309,16 @@ class ClientConnection(asyncio.Protocol):
         """Enough of a body has gathered while the connection to the engine is made."""
         self._hold(_CONNECTING, hold)
 
-    def exchange_finished(self, exchange: Exchange) -> None:
+    def exchange_finished(self, exchange: Exchange, now_ns: int) -> None:
         """The answer is written. The rest of a request that was answered early is read and thrown away."""
-        self._hold(_CONNECTING | _ENGINE_FULL | _UPGRADING, False)
+        if self._holds:
+            self._hold(_CONNECTING | _ENGINE_FULL | _UPGRADING, False)
         if exchange is not self._active:
             return
         if exchange.request_complete:
-            self._advance()
+            self._advance(now_ns)
         else:
-            self._linger_until_ns = self.forwarder.clock.now_ns() + LINGER_NS
+            self._linger_until_ns = now_ns + LINGER_NS
 
     def cut(self, *, abruptly: bool) -> None:
         """End the connection; abruptly: without what is still to be written, so that the client sees an error."""
@@ -335,19 +343,19 @@ class ClientConnection(asyncio.Protocol):
         if early:
             self.data_received(early)
 
-    def _advance(self) -> None:
+    def _advance(self, now_ns: int) -> None:
         """The active exchange is over and its request was read to the end: the next one's turn."""
         done = self._active
         self._active = None
         self._linger_until_ns = None
-        self._active_at_ns = self.forwarder.clock.now_ns()
+        self._active_at_ns = now_ns
         last = self._broken or self.forwarder.draining  # an answer begun before the drain did not say `close`
         if done is not None and (done.close_after or (last and not self._queue)):
             self.transport.close()
         elif self._queue:
             following = self._queue.popleft()
             self._active = following
-            following.begin()
+            following.begin(following.plan.head.length, now_ns)
             following.flush()
             if not self._queue:
                 self._hold(_WAITING, False)

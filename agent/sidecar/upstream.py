@@ -69,7 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.tunnel_eof_from_engine()
             return True
         if self._head is not None and self._head.until_close and not self._in_head:
-            self._finish(exchange, keep=False)
+            self._finish(exchange, self.pool.clock.now_ns(), keep=False)
         return False
 
     def pause_writing(self) -> None:
@@ -113,7 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._parts.clear()
             exchange.response_body(body, now_ns)
         if self._done:
-            self._finish(exchange, keep=self._keep)
+            self._finish(exchange, now_ns, keep=self._keep)
 
     def _answer_head(self, exchange: "Exchange", tail: bytes | None, now_ns: int) -> bool:
         """Pass on the head that has just become whole; False when there is nothing more to do for now."""
@@ -168,7 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
     def start(self, exchange: "Exchange") -> None:
         """Serve this exchange from now on."""
         self.exchange = exchange
-        self._to_head_request = exchange.head.method == b"HEAD"
+        self._to_head_request = exchange.is_head
         if exchange.client.write_paused:
             self.hold_reading(True)
 
@@ -185,19 +185,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool.forget(self)
         self.transport.abort()
 
-    def _finish(self, exchange: "Exchange", *, keep: bool) -> None:
+    def _finish(self, exchange: "Exchange", now_ns: int, *, keep: bool) -> None:
         keep = keep and exchange.request_complete and not self.transport.is_closing()
         if self._to_head_request:
             self._parser = HttpResponseParser(self)  # it still waits for a body that a HEAD request does not get
         self._reset()
         self.exchange = None
         self.used = True
-        self.hold_reading(False)
+        if not self._reading:
+            self.hold_reading(False)
         if keep:
-            self.pool.give(self)
+            self.pool.give(self, now_ns)
         else:
             self.close()
-        exchange.response_complete()
+        exchange.response_complete(now_ns)
 
 
 class UpstreamPool:
@@ -222,9 +223,9 @@ class UpstreamPool:
         """Number of unused open connections."""
         return len(self._idle)
 
-    def take(self) -> UpstreamConnection | None:
+    def take(self, now_ns: int) -> UpstreamConnection | None:
         """An unused connection, or None when a new one is needed."""
-        oldest_ns = self.clock.now_ns() - self._idle_ns
+        oldest_ns = now_ns - self._idle_ns
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since_ns > oldest_ns and not connection.transport.is_closing():
@@ -232,12 +233,12 @@ class UpstreamPool:
             connection.close()
         return None
 
-    def give(self, connection: UpstreamConnection) -> None:
+    def give(self, connection: UpstreamConnection, now_ns: int) -> None:
         """Keep a connection for the next exchange."""
         if self.closing or len(self._idle) >= self._most:
             connection.close()
             return
-        connection.idle_since_ns = self.clock.now_ns()
+        connection.idle_since_ns = now_ns
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:

@@ -5,78 +5,114 @@ Hop-by-hop fields (RFC 9110 section 7.6.1) end here; every other field keeps its
 
 import json
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"))
-_READ = HOP_BY_HOP | {
-    b"transfer-encoding", b"content-length", b"host", b"x-request-id", b"traceparent", b"x-forwarded-for",
-    b"x-forwarded-proto", b"x-forwarded-host", b"content-encoding",
-}  # fmt: skip
 _DROPPED = HOP_BY_HOP | {b"transfer-encoding", b"x-forwarded-for"}
+_NOT_NAMED = frozenset((b"close", b"keep-alive", b"upgrade", b"content-length", b"host"))
 _RESPONSE_HOPS = (b"\r\nconnection:", b"\r\nkeep-alive:", b"\r\nproxy-connection:", b"\r\nupgrade:")
+_FRAMING = _DROPPED | {
+    b"content-length", b"host", b"content-encoding", b"content-type", b"content-range", b"authorization", b"expect",
+}  # fmt: skip
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
 
 
 class RequestHead:
-    """One request's head. `fields`: lower-case name → value, repeats joined, of the fields that are read here."""
+    """One request's head. `fields`: lower-case name → value, repeats joined."""
 
-    __slots__ = ("_prefix", "chunked", "fields", "has_body", "lines", "method", "path", "target", "tenant")
+    __slots__ = ("chunked", "fields", "has_body", "headers", "length", "method", "path", "target")
 
-    def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], tenant_header: bytes) -> None:
+    def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         self.method = method
         self.target = target
+        self.headers = headers
         fields: dict[bytes, bytes] = {}
-        lines = []
-        self.tenant: bytes | None = None
         for name, value in headers:
             key = name.lower()
-            if key in _READ:
-                fields[key] = fields[key] + b", " + value if key in fields else value
-                if key in _DROPPED:
-                    continue
-            elif key == tenant_header:
-                self.tenant = value
-            lines.append(b"%b: %b" % (name, value))
-        if b"connection" in fields:
-            named = tokens(fields[b"connection"]) - {b"close", b"keep-alive", b"upgrade", b"content-length", b"host"}
-            if named:
-                lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+            fields[key] = fields[key] + b", " + value if key in fields else value
         self.fields = fields
-        self.lines = lines
         self.chunked = b"transfer-encoding" in fields
-        self.has_body = self.chunked or fields.get(b"content-length", b"0") != b"0"
+        self.length = int(fields.get(b"content-length", b"0"))
+        self.has_body = self.chunked or self.length > 0
         self.path = target.partition(b"?")[0].decode("latin-1")
-        self._prefix: bytes | None = None
 
-    def for_engine(self, *, peer: str, request_id: str, traceparent: str, upgrade: bool, host: bytes) -> bytes:
-        """The head to send: what came, less the hop-by-hop fields, with ids and the client's address."""
-        if self._prefix is None:
-            self._prefix = self._for_engine(peer, upgrade=upgrade, host=host)
-        ids = b""
-        if b"x-request-id" not in self.fields:
-            ids = b"x-request-id: %b\r\n" % request_id.encode()
-        if b"traceparent" not in self.fields:
-            ids += b"traceparent: %b\r\n" % traceparent.encode()
-        return b"%b%b\r\n" % (self._prefix, ids)
-
-    def _for_engine(self, peer: str, *, upgrade: bool, host: bytes) -> bytes:
-        """All lines but those that differ from one request of a client to its next."""
+    def for_engine(
+        self,
+        *,
+        peer: str | None,
+        scheme: bytes,
+        upgrade: bool,
+        host: bytes,
+        rewrite_host: bool = False,
+        dropped: Collection[bytes] = (),
+        added: bytes = b"",
+    ) -> "EngineHead":
+        """What came, less the hop-by-hop fields and those to be `dropped`, with the client's address; `added` is whole
+        lines. `host` is sent where the client says none, or always.
+        """
         fields = self.fields
-        lines = [b"%b %b HTTP/1.1" % (self.method, self.target), *self.lines]
-        if b"host" not in fields:
-            lines.append(b"host: " + host)
+        kept = [b"%b %b HTTP/1.1" % (self.method, self.target)]
+        named = tokens(fields[b"connection"]) - _NOT_NAMED if b"connection" in fields else ()
+        for name, value in self.headers:
+            key = name.lower()
+            if key in _DROPPED or key in named or key in dropped or (rewrite_host and key == b"host"):
+                continue
+            kept.append(b"%b: %b" % (name, value))
+        if rewrite_host or b"host" not in fields:
+            kept.append(b"host: " + host)
         if self.chunked:
-            lines.append(b"transfer-encoding: " + fields[b"transfer-encoding"])
+            kept.append(b"transfer-encoding: " + fields[b"transfer-encoding"])
+            if b"trailer" in fields:
+                kept.append(b"trailer: " + fields[b"trailer"])
+        if b"trailers" in tokens(fields.get(b"te", b"")):
+            kept.append(b"te: trailers")
         if upgrade:
-            lines.append(b"connection: upgrade\r\nupgrade: " + fields[b"upgrade"])
+            kept.append(b"connection: upgrade\r\nupgrade: " + fields[b"upgrade"])
         earlier = fields.get(b"x-forwarded-for")
-        lines.append(b"x-forwarded-for: " + (earlier + b", " if earlier else b"") + peer.encode())
+        came = [each for each in (earlier, peer.encode() if peer else None) if each]
+        if came:
+            kept.append(b"x-forwarded-for: " + b", ".join(came))
         if b"x-forwarded-proto" not in fields:
-            lines.append(b"x-forwarded-proto: http")
+            kept.append(b"x-forwarded-proto: " + scheme)
         if b"x-forwarded-host" not in fields and b"host" in fields:
-            lines.append(b"x-forwarded-host: " + fields[b"host"])
-        lines.append(b"")
-        return b"\r\n".join(lines)
+            kept.append(b"x-forwarded-host: " + fields[b"host"])
+        whole = b"\r\n".join(kept) + b"\r\n" + added
+        found = _LENGTH.search(whole)
+        return EngineHead(whole[: found.start(1)], whole[found.end(1) :]) if found else EngineHead(whole, b"")
+
+
+class EngineHead(NamedTuple):
+    """All lines of a head for the engine but the ids, in two parts around the content length, if it has one."""
+
+    before: bytes
+    after: bytes
+
+
+class Cut(NamedTuple):
+    """A raw request: its head without the digits of the content length, where the body begins, and how long it is."""
+
+    key: tuple[bytes, bytes]
+    body_at: int
+    length: int
+    says: bytes  # the digits; empty when it says no length
+
+
+def cut_request(data: bytes) -> Cut | None:
+    """The beginning of a request, when its head is whole and says a length at all (or has no body)."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    found = _LENGTH.search(data, 0, end + 2)
+    if found is None:
+        return Cut((data[:end], b""), end + 4, 0, b"")
+    return Cut((data[: found.start(1)], data[found.end(1) : end]), end + 4, int(found[1]), found[1])
+
+
+def trailer_lines(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """Fields after a chunked body, without those that may not stand there (RFC 9110 section 6.5.1)."""
+    return b"".join(b"%b: %b\r\n" % field for field in fields if field[0].lower() not in _FRAMING)
 
 
 def tokens(value: bytes) -> set[bytes]:

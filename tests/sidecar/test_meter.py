@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.requests import Usage
-from agent.sidecar.meter import DocumentMeter, StreamMeter, is_metered, is_stream, meter_for, read_request
+from agent.sidecar.meter import DocumentMeter, StreamMeter, is_metered, is_stream, meter_for
 from agent.sidecar.meter_lines import LinesMeter
 from agent.sidecar.meter_reading import Measured, usage_of
+from agent.sidecar.meter_request import read_request
 
 
 def plainly(body: bytes) -> dict[str, Any]:

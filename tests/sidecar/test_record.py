@@ -5,8 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted, Usage
+from agent.sidecar.asks import Caller
 from agent.sidecar.ids import uuid7
-from agent.sidecar.record import PROGRESS_NS, Observation, Recorder, Tally, is_recorded, tenant_of
+from agent.sidecar.plans import Plan
+from agent.sidecar.record import PROGRESS_NS, Observation, Recorder, Tally
+from agent.sidecar.record import START_NS as LATE_NS
+from agent.sidecar.wire import RequestHead
 
 CHAT = "/v1/chat/completions"
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -20,15 +24,12 @@ class Told:
     def __init__(self, path: str = CHAT, *, readable: bool = True) -> None:
         self._events: list[RequestEvent] = []
         self.tally = Tally()
-        self.seen = Observation(
-            Recorder(self._number, "engine:8000", self.tally),
-            uuid7(START_NS, 1),
-            path,
-            START_NS,
-            tenant="team",
-            trace_id="ab" * 16,
-            readable=readable,
-        )
+        fields = [] if readable else [(b"content-encoding", b"gzip")]
+        head = RequestHead(b"POST", path.encode(), fields)
+        sent = head.for_engine(peer=None, scheme=b"http", upgrade=False, host=b"engine:8000")
+        plan = Plan(head, sent, Caller("team", "header"), 0, keep_alive=True, upgrade=False, http10=False)
+        self.seen = Observation(Recorder(self._number, self.tally), plan, uuid7(START_NS, 1), START_NS)
+        self.seen.upstream = "engine:8000"
 
     def _number(self, make: Callable[[int], RequestEvent]) -> None:
         self._events.append(make(len(self._events) + 1))
@@ -135,7 +136,9 @@ def test_the_events_of_a_stream() -> None:
     seen.request_sent()
     seen.response_head(200, "text/event-stream", "", START_NS + 5)
     seen.response_body(TOKEN + TOKEN, START_NS + 7)
-    seen.progress(START_NS + PROGRESS_NS - 1)  # too early
+    seen.progress(START_NS + LATE_NS - 1)  # too early for anything
+    assert told.events == ()
+    seen.progress(START_NS + LATE_NS)  # no second has passed
     seen.progress(START_NS + PROGRESS_NS)
     seen.progress(START_NS + PROGRESS_NS + 250_000_000)  # a second has not passed since the last
     seen.response_body(TOKEN, START_NS + PROGRESS_NS + 300_000_000)
@@ -144,13 +147,20 @@ def test_the_events_of_a_stream() -> None:
     seen.end(START_NS + 3 * PROGRESS_NS, cut=None, error=None, own_status=None)
     start, first, second, end = told.events
     assert start == RequestStarted(
-        sequence=1, id=seen.id, upstream="engine:8000", path=CHAT, started_at_ns=START_NS, model="tiny", tenant="team"
+        sequence=1,
+        id=seen.id.text,
+        upstream="engine:8000",
+        path=CHAT,
+        started_at_ns=START_NS,
+        model="tiny",
+        tenant="team",
     )
-    assert first == RequestProgressed(sequence=2, id=seen.id, at_ns=START_NS + PROGRESS_NS, output_tokens=2)
-    assert second == RequestProgressed(sequence=3, id=seen.id, at_ns=START_NS + 2 * PROGRESS_NS, output_tokens=3)
+    assert first == RequestProgressed(sequence=2, id=seen.id.text, at_ns=START_NS + PROGRESS_NS, output_tokens=2)
+    assert second == RequestProgressed(sequence=3, id=seen.id.text, at_ns=START_NS + 2 * PROGRESS_NS, output_tokens=3)
     assert isinstance(end, RequestEnded)
     record = end.record
-    assert (record.id, record.model, record.tenant, record.trace_id) == (seen.id, "tiny", "team", "ab" * 16)
+    assert (record.id, record.model, record.tenant) == (seen.id.text, "tiny", "team")
+    assert (record.tenant_source, record.trace_id) == ("header", seen.id.hex)
     assert (record.headers_at_ns, record.first_token_at_ns) == (START_NS + 5, START_NS + 7)
     assert record.ended_at_ns == START_NS + 3 * PROGRESS_NS
     assert (record.request_bytes, record.response_bytes) == (30, 3 * len(TOKEN) + len(DONE))
@@ -177,10 +187,10 @@ def test_without_its_meter_a_request_still_has_a_record() -> None:
     assert told.record.response_bytes == len(TOKEN)
 
 
-def test_an_end_alone_is_preceded_by_its_start() -> None:
+def test_a_short_request_is_told_by_its_end_alone() -> None:
     told = Told()
     told.seen.end(START_NS + 1, cut="error", error="x", own_status=502)
-    assert [type(event) for event in told.events] == [RequestStarted, RequestEnded]
+    assert [type(event) for event in told.events] == [RequestEnded]
 
 
 def test_a_compressed_request_names_no_model() -> None:
@@ -188,38 +198,3 @@ def test_a_compressed_request_names_no_model() -> None:
     told.seen.request_body(b'{"model":"tiny"}')
     assert told.answer(200, "application/json", b"{}").model is None
     assert told.record.request_bytes == 16
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "recorded"),
-    [
-        (b"POST", CHAT, True),
-        (b"POST", "/v1/embeddings", True),
-        (b"PUT", "/anything", True),
-        (b"GET", CHAT, False),
-        (b"HEAD", "/", False),
-        (b"OPTIONS", CHAT, False),
-        (b"POST", "/health", False),
-        (b"POST", "/metrics", False),
-        (b"POST", "/v1/models", False),
-    ],
-)
-def test_what_is_recorded(method: bytes, path: str, recorded: bool) -> None:
-    assert is_recorded(method, path) is recorded
-
-
-@pytest.mark.parametrize(
-    ("value", "tenant"),
-    [
-        (None, None),
-        (b"", None),
-        (b"  ", None),
-        (b" team a ", "team a"),
-        (b"x" * 64, "x" * 64),
-        (b"x" * 65, None),
-        (b"a\tb", None),
-        ("é".encode(), None),
-    ],
-)
-def test_a_tenants_name(value: bytes | None, tenant: str | None) -> None:
-    assert tenant_of(value) == tenant

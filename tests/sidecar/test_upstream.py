@@ -30,13 +30,13 @@ async def silent(wire: Wire) -> None:
 async def test_the_freshest_connection_is_taken_first() -> None:
     async with upstream(silent) as engine, pool_before(engine.url) as pool:
         first, second = await pool.connect(), await pool.connect()
-        assert pool.take() is None
-        pool.give(first)
-        pool.give(second)
+        assert pool.take(pool.clock.now_ns()) is None
+        pool.give(first, pool.clock.now_ns())
+        pool.give(second, pool.clock.now_ns())
         assert pool.idle == 2
-        assert pool.take() is second
-        assert pool.take() is first
-        assert pool.take() is None
+        assert pool.take(pool.clock.now_ns()) is second
+        assert pool.take(pool.clock.now_ns()) is first
+        assert pool.take(pool.clock.now_ns()) is None
         first.close()
         second.close()
 
@@ -44,16 +44,16 @@ async def test_the_freshest_connection_is_taken_first() -> None:
 async def test_no_more_are_kept_than_allowed() -> None:
     async with upstream(silent) as engine, pool_before(engine.url, upstream_idle_connections=1) as pool:
         first, second = await pool.connect(), await pool.connect()
-        pool.give(first)
-        pool.give(second)
+        pool.give(first, pool.clock.now_ns())
+        pool.give(second, pool.clock.now_ns())
         assert (pool.idle, first.closed, second.closed) == (1, False, True)
 
 
 async def test_one_that_is_too_old_is_not_taken() -> None:
     async with upstream(silent) as engine, pool_before(engine.url, upstream_idle_seconds=0) as pool:
         connection = await pool.connect()
-        pool.give(connection)
-        assert pool.take() is None
+        pool.give(connection, pool.clock.now_ns())
+        assert pool.take(pool.clock.now_ns()) is None
         assert connection.closed
 
 
@@ -64,7 +64,7 @@ async def test_an_unused_one_that_the_engine_closes_is_forgotten() -> None:
         await go.wait()
 
     async with upstream(script) as engine, pool_before(engine.url) as pool:
-        pool.give(await pool.connect())
+        pool.give(await pool.connect(), pool.clock.now_ns())
         go.set()
         await until(lambda: pool.idle == 0)
 
@@ -79,7 +79,7 @@ async def test_bytes_that_nobody_asked_for_end_an_unused_one() -> None:
 
     async with upstream(script) as engine, pool_before(engine.url) as pool:
         connection = await pool.connect()
-        pool.give(connection)
+        pool.give(connection, pool.clock.now_ns())
         go.set()
         await until(lambda: connection.closed)
         assert pool.idle == 0
@@ -88,9 +88,9 @@ async def test_bytes_that_nobody_asked_for_end_an_unused_one() -> None:
 async def test_a_closed_pool_keeps_nothing() -> None:
     async with upstream(silent) as engine, pool_before(engine.url) as pool:
         kept, late = await pool.connect(), await pool.connect()
-        pool.give(kept)
+        pool.give(kept, pool.clock.now_ns())
         pool.close()
-        pool.give(late)
+        pool.give(late, pool.clock.now_ns())
         assert (pool.idle, kept.closed, late.closed) == (0, True, True)
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agent.sidecar.wire import HOP_BY_HOP, RequestHead, ResponseHead, field_of, origin_form, problem, tokens
 
-TENANT = b"x-engineroom-tenant"
 Field = tuple[bytes, bytes]
 OWN = frozenset((b"transfer-encoding", b"content-length", b"host", b"x-request-id", b"traceparent", b"connection"))
 
@@ -21,10 +20,12 @@ hops = st.lists(st.tuples(st.sampled_from(sorted(HOP_BY_HOP - {b"connection"})),
 
 
 def engine_head(*headers: Field, upgrade: bool = False, method: bytes = b"POST") -> list[bytes]:
-    head = RequestHead(method, b"/v1/completions?a=b", list(headers), TENANT)
-    sent = head.for_engine(peer="10.1.1.1", request_id="id", traceparent="tp", upgrade=upgrade, host=b"engine:8000")
-    assert sent.endswith(b"\r\n\r\n")
-    return sent[:-4].split(b"\r\n")
+    head = RequestHead(method, b"/v1/completions?a=b", list(headers))
+    sent = head.for_engine(peer="10.1.1.1", scheme=b"http", upgrade=upgrade, host=b"engine:8000")
+    length = head.fields.get(b"content-length", b"")
+    whole = sent.before + length + sent.after if sent.after else sent.before
+    assert whole.endswith(b"\r\n")
+    return whole[:-2].split(b"\r\n")
 
 
 @given(fields, hops, st.data())
@@ -38,17 +39,17 @@ def test_fields_keep_order_name_and_value_and_hops_end_here(
     assert lines[0] == b"POST /v1/completions?a=b HTTP/1.1"
     assert lines[1 : 2 + len(kept)] == [b"Host: h", *(b"%b: %b" % field for field in kept)]
     assert {line.partition(b":")[0] for line in lines[2 + len(kept) :]} == {
-        b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent",
+        b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("headers", "present", "absent"),
     [
-        ([], [b"host: engine:8000", b"x-forwarded-for: 10.1.1.1", b"x-request-id: id", b"traceparent: tp"], []),
+        ([], [b"host: engine:8000", b"x-forwarded-for: 10.1.1.1"], []),
         ([(b"X-Forwarded-For", b"1.2.3.4")], [b"x-forwarded-for: 1.2.3.4, 10.1.1.1"], [b"X-Forwarded-For: 1.2.3.4"]),
         ([(b"X-Forwarded-Proto", b"https")], [b"X-Forwarded-Proto: https"], [b"x-forwarded-proto: http"]),
-        ([(b"X-Request-ID", b"theirs")], [b"X-Request-ID: theirs"], [b"x-request-id: id"]),
+        ([(b"X-Request-ID", b"theirs")], [b"X-Request-ID: theirs"], []),
         ([(b"Connection", b"close, X-A"), (b"x-a", b"1"), (b"X-B", b"2")], [b"X-B: 2"], [b"x-a: 1", b"X-A: 1"]),
         ([(b"Connection", b"Content-Length"), (b"Content-Length", b"3")], [b"Content-Length: 3"], []),
         ([(b"Transfer-Encoding", b"chunked")], [b"transfer-encoding: chunked"], []),
@@ -68,22 +69,22 @@ def test_an_upgrade_is_asked_for_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "has_body", "chunked", "tenant"),
+    ("headers", "has_body", "chunked"),
     [
-        ([], False, False, None),
-        ([(b"Content-Length", b"0")], False, False, None),
-        ([(b"Content-Length", b"7"), (b"X-Engineroom-Tenant", b"a")], True, False, b"a"),
-        ([(b"Transfer-Encoding", b"chunked")], True, True, None),
+        ([], False, False),
+        ([(b"Content-Length", b"0")], False, False),
+        ([(b"Content-Length", b"7")], True, False),
+        ([(b"Transfer-Encoding", b"chunked")], True, True),
     ],
 )
-def test_what_is_read_of_a_request(headers: list[Field], has_body: bool, chunked: bool, tenant: bytes | None) -> None:
-    head = RequestHead(b"POST", b"/a?b", headers, TENANT)
-    assert (head.has_body, head.chunked, head.tenant, head.path) == (has_body, chunked, tenant, "/a")
+def test_what_is_read_of_a_request(headers: list[Field], has_body: bool, chunked: bool) -> None:
+    head = RequestHead(b"POST", b"/a?b", headers)
+    assert (head.has_body, head.chunked, head.path) == (has_body, chunked, "/a")
 
 
 def test_repeated_fields_are_joined_when_read_and_kept_apart_when_sent() -> None:
     twice = [(b"Content-Encoding", b"gzip"), (b"content-encoding", b"br")]
-    assert RequestHead(b"POST", b"/", twice, TENANT).fields[b"content-encoding"] == b"gzip, br"
+    assert RequestHead(b"POST", b"/", twice).fields[b"content-encoding"] == b"gzip, br"
     assert {b"Content-Encoding: gzip", b"content-encoding: br"} <= set(engine_head(*twice))
 
 

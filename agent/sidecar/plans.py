@@ -1,0 +1,95 @@
+"""A request's head → everything about its way that is the same for each request with this head. Pure."""
+
+from agent.sidecar.asks import Caller, Refusal
+from agent.sidecar.ids import RequestId, trace_id_of
+from agent.sidecar.wire import EngineHead, RequestHead
+
+MAX_TENANT = 64
+UNRECORDED_PATHS = frozenset(("/health", "/metrics", "/v1/models", "/ping", "/version", "/load", "/props", "/slots"))
+UNRECORDED_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"))
+
+
+def is_recorded(method: bytes, path: str) -> bool:
+    """Whether a request is work for the engine; probes, scrapes and listings are forwarded only."""
+    return method not in UNRECORDED_METHODS and path not in UNRECORDED_PATHS
+
+
+def tenant_of(value: bytes | None) -> str | None:
+    """A name of 1 to 64 printable ASCII characters; anything else is no name: a cut one would be somebody else's."""
+    if value is None:
+        return None
+    name = value.decode("latin-1").strip()
+    return name if 0 < len(name) <= MAX_TENANT and name.isascii() and name.isprintable() else None
+
+
+class Plan:
+    """Found once for a head, used for each request that says it again. `caller_version` is that of its credentials."""
+
+    __slots__ = (
+        "caller",
+        "caller_version",
+        "chunked",
+        "engine_head",
+        "has_trace",
+        "head",
+        "http10",
+        "keep_alive",
+        "path",
+        "readable",
+        "recorded",
+        "refusal",
+        "sends_request_id",
+        "trace_id",
+        "upgrade",
+    )
+
+    def __init__(
+        self,
+        head: RequestHead,
+        engine_head: EngineHead,
+        caller: Caller | Refusal,
+        caller_version: int,
+        *,
+        keep_alive: bool,
+        upgrade: bool,
+        http10: bool,
+    ) -> None:
+        self.head = head
+        self.engine_head = engine_head
+        self.caller = caller if isinstance(caller, Caller) else Caller()
+        self.refusal = caller if isinstance(caller, Refusal) else None
+        self.caller_version = caller_version
+        self.keep_alive = keep_alive
+        self.upgrade = upgrade
+        self.http10 = http10
+        self.path = head.path
+        self.chunked = head.chunked
+        self.recorded = not upgrade and is_recorded(head.method, head.path)
+        self.readable = head.fields.get(b"content-encoding", b"identity") == b"identity"
+        self.sends_request_id = b"x-request-id" in head.fields
+        given = head.fields.get(b"traceparent")
+        self.has_trace = given is not None
+        self.trace_id = trace_id_of(given.decode("latin-1")) if given is not None else None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the next request with this head may be taken by it alone, without parsing."""
+        return not (self.chunked or self.upgrade or self.http10 or b"expect" in self.head.fields)
+
+    def holds(self, caller_version: int, now_ns: int) -> bool:
+        """Whether what is known of the caller still holds."""
+        until_ns = self.caller.valid_until_ns
+        return caller_version == self.caller_version and (until_ns is None or now_ns < until_ns)
+
+    def head_for_engine(self, request_id: RequestId, length: int) -> bytes:
+        """The whole head of one request; `length` is that of its body, where it says one."""
+        before, after = self.engine_head
+        ids = b""
+        if not self.sends_request_id:
+            ids = b"x-request-id: %b\r\n" % request_id.text.encode()
+        if not self.has_trace:
+            trace = request_id.hex
+            ids += f"traceparent: 00-{trace}-{trace[16:]}-01\r\n".encode()
+        if after:
+            return b"%b%d%b%b\r\n" % (before, length, after, ids)
+        return b"%b%b\r\n" % (before, ids)
