@@ -29,7 +29,7 @@ from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
 from agent.core.metrics.samples import Sample
 from agent.core.metrics.series import History
-from agent.core.ports import TryLater
+from agent.core.ports import ConfigError, TryLater
 from agent.core.readings import EngineSnapshot, GpuSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
@@ -41,6 +41,7 @@ from agent.doors.tls import ServerTls
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
 from agent.lifecycle import Health, every, record_success, running, until_signal
+from agent.runners.leases import LeaseDesk
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
 from agent.runners.self_samples import money_samples, rule_samples
@@ -60,6 +61,14 @@ def rules_of(settings: Settings) -> tuple[RuleGroup, ...]:
     return load_rules(settings.rules.files, kept)
 
 
+def check_quotas(settings: Settings, prices: PriceBook | None) -> None:
+    """Money can be limited only in the currency it is counted in. Raises `ConfigError`."""
+    for number, rule in enumerate(settings.quotas.rules):
+        if rule.money is not None and (prices is None or rule.money.currency != prices.currency):
+            counted = f"prices are in {prices.currency}" if prices else "there are no prices; add them under `prices`"
+            raise ConfigError(f"quotas.rules.{number}.money.currency", f"is {rule.money.currency}, but {counted}")
+
+
 def tls_of(settings: Settings) -> ServerTls | None:
     """TLS of `api.listen`, if it is on. Raises `ConfigError`."""
     return ServerTls(settings.api.tls, key="api.tls") if settings.api.tls.enabled else None
@@ -71,6 +80,9 @@ def check_settings(settings: Settings) -> Iterator[str]:
     yield f"rules: {sum(len(group.rules) for group in groups)} in {len(groups)} groups"
     prices = load_prices(settings.prices)
     yield f"prices: in {prices.currency}" if prices else "prices: none, so GPU time is counted and not priced"
+    check_quotas(settings, prices)
+    if settings.quotas.rules:
+        yield f"quotas: {', '.join(f'{rule.name} ({rule.mode})' for rule in settings.quotas.rules)}"
     targets = settings.engines.targets
     doors_of(settings.api)
     tls = tls_of(settings)
@@ -86,6 +98,7 @@ async def run(settings: Settings, reader_command: Sequence[str] | None = None) -
     the start; a crash of a station later raises and ends the process.
     """
     groups, prices = rules_of(settings), load_prices(settings.prices)
+    check_quotas(settings, prices)
     path = settings.storage.data_dir or default_folder(dict(os.environ), is_root=os.geteuid() == 0)
     api_host, api_port = split_address(settings.api.listen)
     with DataFolder(path) as folder, closing(listen(api_host, api_port, "api.listen")) as api_socket:
@@ -125,6 +138,7 @@ class Agent:
             gpu_interval_seconds=settings.gpus.interval_seconds,
             on_ended=self._on_ended,
         )
+        self.quotas = LeaseDesk(settings.quotas.to_policy(), ledger, self.settlement.cost_nano, self.clock.now_ns)
         self.doors = doors_of(settings.api)
         self.tls = tls_of(settings)
         self.delivery = Deliveries(settings.exporters, node, self._page_url())
@@ -175,6 +189,7 @@ class Agent:
             group.start_soon(self.gpus.run)
         group.start_soon(self.engines.run)
         pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
+        pulse("quotas", SETTLE_SECONDS, self.quotas.step, essential=False)
         pulse("publish", PUBLISH_SECONDS, self.publisher.step, essential=False)
         pulse("rules", self.settings.rules.interval_seconds, self._evaluate_rules, essential=True)
 
@@ -216,6 +231,7 @@ class Agent:
             queries=HistoryQueries(self.history),
             ledger=self.ledger,
             accept=self.settlement.accept,
+            lease=self.quotas.answer,
             render_metrics=lambda open_metrics: render(self.publisher.samples(), open_metrics=open_metrics),
             rule_groups=runner_groups(self.rules, self.settings.rules.interval_seconds),
             prices=self.settlement.prices_in_force,

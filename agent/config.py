@@ -18,6 +18,7 @@ from agent.doors.settings import require_credentials
 from agent.ledger.settings import PricesSettings
 from agent.runners.settings import RulesSettings
 from agent.settings import NodeSettings, Section, StorageSettings
+from agent.sidecar.quota_settings import QuotasSettings
 from agent.sidecar.settings import SidecarSettings
 
 ENVIRONMENT_PREFIX = "ENGINEROOM__"
@@ -33,6 +34,7 @@ class Settings(Section):
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings)
     rules: RulesSettings = Field(default_factory=RulesSettings)
     prices: PricesSettings = Field(default_factory=PricesSettings)
+    quotas: QuotasSettings = Field(default_factory=QuotasSettings)
     exporters: AlertsDeliverySettings = Field(default_factory=AlertsDeliverySettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
 

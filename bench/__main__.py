@@ -12,6 +12,8 @@ AREAS: dict[str, tuple[str, ...]] = {
     "foundation": ("bench.exposition", "bench.promql", "bench.footprint"),
     "spool": ("bench.spool",),
     "sidecar": ("bench.sidecar",),
+    "grpc": ("bench.grpc",),
+    "restart": ("bench.sidecar_restart",),
     "cost": ("bench.money",),
 }
 

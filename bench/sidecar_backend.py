@@ -1,7 +1,12 @@
-"""The engine in the sidecar benchmark: answers any request with 20 streamed tokens at once. Argument: port."""
+"""The engine in the sidecar benchmark. Argument: port.
+
+Answers any request with 20 streamed tokens: at once, or (`?apart`) each in a write of its own; or with 128 tokens, one
+every 20 ms (`?paced`).
+"""
 
 import asyncio
 import sys
+from typing import cast
 
 import uvloop
 
@@ -18,6 +23,10 @@ EVENTS += [
     b"data: [DONE]\n\n",
 ]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNKS = [b"%x\r\n%b\r\n" % (len(event), event) for event in EVENTS]
+END = b"0\r\n\r\n"
+PACED_TOKENS = 128
+PACE_SECONDS = 0.02
 ANSWER = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in EVENTS) + b"0\r\n\r\n"
 
 
@@ -25,7 +34,8 @@ class Backend(asyncio.Protocol):
     """Reads whole requests with a content-length; writes the answer in one piece."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
+        self.loop = asyncio.get_running_loop()
         self.held = b""
 
     def data_received(self, data: bytes) -> None:
@@ -37,7 +47,32 @@ class Backend(asyncio.Protocol):
             if len(self.held) < end + 4 + length:
                 return
             self.held = self.held[end + 4 + length :]
-            self.transport.write(ANSWER)
+            target = head.split(b" ", 2)[1]
+            if target.endswith(b"?apart"):
+                self.apart(0)
+            elif target.endswith(b"?paced"):
+                self.transport.write(HEAD)
+                self.paced(0)
+            else:
+                self.transport.write(ANSWER)
+
+    def apart(self, number: int) -> None:
+        """One write a turn of the loop, as a server does that waits for each token."""
+        if number < len(CHUNKS):
+            self.transport.write(HEAD + CHUNKS[0] if number == 0 else CHUNKS[number])
+            self.loop.call_soon(self.apart, number + 1)
+        else:
+            self.transport.write(END)
+
+    def paced(self, number: int) -> None:
+        """One token each pace."""
+        if self.transport.is_closing():
+            return
+        if number < PACED_TOKENS:
+            self.transport.write(CHUNKS[number % 20])
+            self.loop.call_later(PACE_SECONDS, self.paced, number + 1)
+        else:
+            self.transport.write(b"".join(CHUNKS[20:]) + END)
 
 
 async def main(port: int) -> None:

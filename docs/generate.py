@@ -1,12 +1,14 @@
 """`./dev docs [--check]`: writes the pages and the example file that the code decides."""
 
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -20,7 +22,8 @@ GROUPS = {
     "engineroom_gpu_": "GPUs",
     "engineroom_llm_": "Engines, in canonical signals",
     "engineroom_cost_": "Money",
-    "engineroom_": "Alerts and the agent itself",
+    "engineroom_sidecar_": "The sidecar",
+    "engineroom_": "Alerts, delivery and the agent itself",
 }
 
 
@@ -28,7 +31,7 @@ def metrics_page() -> str:
     """The catalogue as tables, one for each group."""
     lines = [
         MADE + "# Metrics\n",
-        "Everything the agent serves on `/metrics`. What was not reported is absent, never 0.\n",
+        "Everything the agent and the sidecars serve on `/metrics`. What was not reported is absent, never 0.\n",
     ]
     left = list(CATALOGUE)
     for prefix, title in GROUPS.items():
@@ -124,9 +127,19 @@ def _value(default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return f" {str(default).lower()}"
-    if default in ((), ""):
-        return " []" if default == () else ' ""'
+    if isinstance(default, tuple):
+        return f" {json.dumps(list(default))}"
+    if isinstance(default, str) and not _is_plain(default):
+        return f" {json.dumps(default)}"
     return f" {default}"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether YAML reads it as this text; `*` alone means something else."""
+    try:
+        return bool(yaml.safe_load(text) == text)
+    except yaml.YAMLError:
+        return False
 
 
 def _comment(text: str, indent: str) -> list[str]:

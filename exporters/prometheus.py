@@ -7,7 +7,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from agent.core.catalogue import CATALOGUE, Metric
+from agent.core.catalogue import CATALOGUE
+from agent.core.catalogue_types import Metric
 from agent.core.metrics.samples import Sample
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -13,6 +13,7 @@ CALLER = "engineroom.caller"
 
 SMALL_BODY_BYTES = 64 << 10  # nobody needs to send more to a path that reads no body
 FORM_BODY_BYTES = (1 << 20) + 1024  # Prometheus' forms; their handler says so itself at 1 MiB
+LEASES_BODY_BYTES = 1 << 20
 BATCH_BODY_BYTES = (8 << 20) + 1024  # records; as above at 8 MiB
 
 
@@ -64,6 +65,7 @@ NEEDS: Mapping[str, Need] = {
     "/api/v1/cost/requests/{id}": _need("cost"),
     "/api/v1/cost/reconcile": _need("cost", all_tenants=True),
     "/api/v1/cost/prices": _need("cost", all_tenants=True),
+    "/ingest/v1/leases": _need("ingest", body_bytes=LEASES_BODY_BYTES, methods=("POST",)),
     "/ingest/v1/records": _need("ingest", body_bytes=BATCH_BODY_BYTES, methods=("POST",)),
 }
 """One line for each route; `tests/api/test_access.py` fails for a route that has none."""

@@ -9,6 +9,7 @@ from agent.api.cost import cost_router
 from agent.api.doors import Doors
 from agent.api.gate import Gate
 from agent.api.ingest import ingest_router
+from agent.api.leases import leases_router
 from agent.api.page import page_router
 from agent.api.probe_routes import probe_router
 from agent.api.problems import add_problem_handlers
@@ -47,6 +48,7 @@ def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     app.include_router(prometheus_router(node))
     app.include_router(cost_router(node))
     app.include_router(ingest_router(node))
+    app.include_router(leases_router(node))
     app.add_middleware(GZipMiddleware, minimum_size=_WORTH_COMPRESSING_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(Gate, doors=doors)
     app.add_middleware(OwnHostOnly, names=node.hosts)

@@ -9,6 +9,7 @@ import msgspec
 from agent.api.access import NEEDS, Need
 from agent.api.problems import MEDIA_TYPE as PROBLEM
 from agent.api.problems import in_prometheus_form
+from agent.core.quotas.leases import LeaseRequest
 from agent.core.requests import RecordBatch
 
 JSON = "application/json"
@@ -43,17 +44,22 @@ _MEDIA = {
     "/readyz": ("text/plain", JSON),
     "/startupz": ("text/plain", JSON),
     "/api/v1/cost/report": (JSON, "text/csv"),
+    "/ingest/v1/leases": ("application/msgpack",),
     "/ingest/v1/records": ("application/msgpack",),
 }
 """Media types of good answers; JSON where nothing is said."""
 
 _PROBES = ("/livez", "/readyz", "/startupz")
-_BODIES = {"/ingest/v1/records": ("application/msgpack", RecordBatch)}
+_BODIES: dict[str, tuple[str, type]] = {
+    "/ingest/v1/leases": ("application/msgpack", LeaseRequest),
+    "/ingest/v1/records": ("application/msgpack", RecordBatch),
+}
 _ERRORS = {
     400: "A parameter or the body is wrong.",
     401: "Credentials are needed, or these are not known.",
     403: "These credentials do not reach so far.",
     404: "There is nothing under this name.",
+    409: "A newer message of the same sender was answered already.",
     413: "The body is too large.",
     415: "The body has another content type than is read here.",
     421: "This agent does not answer for that host name.",
@@ -68,6 +74,7 @@ _OF_PATH = {
     "/api/v1/query": (422,),
     "/api/v1/query_range": (422,),
     "/api/v1/cost/requests/{id}": (404,),
+    "/ingest/v1/leases": (409, 415),
     "/ingest/v1/records": (415,),
 }
 

@@ -6,9 +6,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from agent.clock import boot_ns, unix_ns
+from agent.clock import NS, boot_ns, unix_ns
 from agent.core.board import Board
 from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
+from agent.core.quotas.leases import LeaseAnswer, LeaseRequest
+from agent.core.quotas.policy import Policy
 from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
 from agent.lifecycle import Health
 
@@ -112,6 +114,19 @@ class Ledger(Protocol):
     async def request_cost(self, request_id: str, /) -> RequestCost | None: ...
 
 
+Lease = Callable[[str, str | None, LeaseRequest], LeaseAnswer]
+"""A renewal, its sender as for `Accept`, and the tenant its credentials are limited to.
+
+Raises `LateRenewal` and `TryLater`.
+"""
+
+
+def no_quotas(_sender: str, _tenant: str | None, request: LeaseRequest) -> LeaseAnswer:
+    """The answer of an agent that has no rules."""
+    policy = None if request.revision == "" else Policy()
+    return LeaseAnswer(number=request.number, lease_ns=NS, sidecars=1, place=0, revision="", policy=policy)
+
+
 Accept = Callable[[RecordBatch, str, Sequence[RefusedEvent]], Awaitable[RecordReceipt]]
 """A batch, who the doors say is its sender ('' when they do not ask), and what was refused of it so far."""
 
@@ -136,6 +151,7 @@ class NodeServices:
     ledger: Ledger
     accept: Accept
     render_metrics: Callable[[bool], bytes]
+    lease: Lease = no_quotas
     rule_groups: Callable[[], Sequence[GroupView]] = _nothing
     prices: Callable[[], Sequence[GpuPrice]] = _nothing
     price_source: str = ""

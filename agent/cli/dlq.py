@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.spool import FOLDER_HELP, find_folder, reading, require_owner
+from agent.cli.spool_folders import FOLDER_HELP, SpoolFolder, find_folders, only_one, reading, require_owner
 from agent.cli.text import plain
 from agent.core.ports import ConfigError
 
@@ -103,15 +103,18 @@ def run_list(options: argparse.Namespace) -> int:
     """Print what waits for a decision."""
     import msgspec
 
-    folder = find_folder(options.folder, options.config)
-    rows, more = _list(folder, options.stream, options.limit)
+    folders = find_folders(options.folder, options.config)
+    rows, more = _list(folders, options.stream, options.limit)
     if options.json:
         print(msgspec.json.format(msgspec.json.encode({"letters": rows, "more": more}), indent=2).decode())
         return 0
     if not rows:
         print("no dead letters" + (f" of stream {options.stream}" if options.stream else ""))
         return 0
-    print("\n".join(_lines(rows)))
+    for folder in folders:
+        there = [row for row in rows if row["folder"] == folder.name]
+        if there:
+            print("\n".join([f"{folder.name}:"] * (len(folders) > 1) + _lines(there)))
     if more:
         print(f"and {more:,} more; --limit {len(rows) + more} shows all")
     return 0
@@ -135,19 +138,20 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     return [cut(line, width()) for line in (head, *(part for pair in pairs for part in pair))]
 
 
-def _list(folder: Path, stream: str | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+def _list(folders: Sequence[SpoolFolder], stream: str | None, limit: int) -> tuple[list[dict[str, Any]], int]:
     from agent.cli.letters import find
 
     rows: list[dict[str, Any]] = []
     more = 0
-    with reading(folder):
-        for one in find(folder):
-            if stream is not None and (one.letter is None or one.letter.stream != stream):
-                continue
-            if len(rows) < limit:
-                rows.append(_row(one))
-            else:
-                more += 1
+    for folder in folders:
+        with reading(folder.path):
+            for one in find(folder.path):
+                if stream is not None and (one.letter is None or one.letter.stream != stream):
+                    continue
+                if len(rows) < limit:
+                    rows.append({"folder": folder.name, **_row(one)})
+                else:
+                    more += 1
     return rows, more
 
 
@@ -169,10 +173,15 @@ def _row(one: "Found") -> dict[str, Any]:
 
 def run_show(options: argparse.Namespace) -> int:
     """Print one letter, or write its item."""
-    folder = find_folder(options.folder, options.config)
-    one = _one(folder, options.number)
-    if one is None:
+    found = [
+        (folder, one)
+        for folder in find_folders(options.folder, options.config)
+        if (one := _one(folder.path, options.number)) is not None
+    ]
+    if not found:
         return _unknown([options.number])
+    only_one([folder for folder, _ in found], f"letter {options.number} is not one: each worker numbers its own")
+    folder, one = found[0]
     item = one.data if one.letter is None else one.letter.item
     if options.raw:
         sys.stdout.buffer.write(item)
@@ -181,7 +190,8 @@ def run_show(options: argparse.Namespace) -> int:
     from agent.cli.text import instant
 
     row = _row(one)
-    print(f"letter       {one.number}, written {instant(row['at_ns'])}")
+    where = f" of {folder.name}" if folder.of_several else ""
+    print(f"letter       {one.number}{where}, written {instant(row['at_ns'])}")
     print(f"stream       {plain(row['stream'] or '?')}, item {row['sequence'] or '?'}")
     print(f"destination  {plain(row['destination'] or '?')}")
     print(f"reason       {plain(row['reason'])}")
@@ -215,33 +225,60 @@ def run_discard(options: argparse.Namespace) -> int:
 
 
 def _change(options: argparse.Namespace, *, discard: bool) -> int:
-    import anyio
-
-    from agent.cli.letters import Failed, access, change_here, change_there, find, is_open
-    from agent.config import load
+    from agent.cli.letters import Failed
 
     if bool(options.numbers) == options.all:
         raise ConfigError("NUMBER", "say which letters: their numbers as `dlq list` shows them, or --all; not both")
-    folder, settings = find_folder(options.folder, options.config), load(options.config)
-    numbers = None if options.all else set(options.numbers)
-    with reading(folder):
-        there_are = {one.number for one in find(folder)} if numbers else set()
-        is_owned = is_open(folder)
-    if numbers and (missing := sorted(numbers - there_are)):
-        return _unknown(missing, "; nothing was changed")
-    left = 0
+    folders = find_folders(options.folder, options.config)
+    if options.all:
+        numbers = None
+    else:
+        numbers = set(options.numbers)
+        there_are = _numbers(only_one(folders, "each worker numbers its own letters").path)
+        if missing := sorted(numbers - there_are):
+            return _unknown(missing, "; nothing was changed")
     try:
-        if is_owned:
-            to = access(settings.sidecar, options.url, options.token_file, _tls(options))
-            done = anyio.run(partial(change_there, to, numbers, discard=discard))
-        else:
-            require_owner(folder)
-            bounds = settings.sidecar.spool
-            done, left = anyio.run(partial(change_here, folder, bounds, numbers, discard=discard))
+        return _changed(options, folders, numbers, discard=discard)
     except Failed as error:
         print(f"engineroom: {error}", file=sys.stderr)
         return 1
-    print(f"{done:,} {'discarded' if discard else 'replayed'}" + (", by the process that has it open" * is_owned))
+
+
+def _numbers(folder: Path) -> set[int]:
+    from agent.cli.letters import find
+
+    with reading(folder):
+        return {one.number for one in find(folder)}
+
+
+def _changed(
+    options: argparse.Namespace, folders: Sequence[SpoolFolder], numbers: set[int] | None, *, discard: bool
+) -> int:
+    """The change, by the process that has the spools open, or here for those that nobody has; the exit status."""
+    import anyio
+
+    from agent.cli.letters import access, change_here, change_there, is_open
+    from agent.config import load
+
+    settings = load(options.config).sidecar
+    owned: list[SpoolFolder] = []
+    free: list[SpoolFolder] = []
+    for folder in folders:
+        with reading(folder.path):
+            (owned if is_open(folder.path) else free).append(folder)
+    done = left = 0
+    verb = "discarded" if discard else "replayed"
+    if owned:
+        to = access(settings, options.url, options.token_file, _tls(options))
+        name = owned[0].name if len(folders) == 1 and owned[0].of_several else None  # else all that it has
+        count = anyio.run(partial(change_there, to, numbers, discard=discard, folder=name))
+        print(f"{count:,} {verb}, by the process that has it open")
+        done += count
+    for folder in free:
+        require_owner(folder.path)
+        count, unreadable = anyio.run(partial(change_here, folder.path, settings.spool, numbers, discard=discard))
+        print(f"{folder.name}: " * (len(folders) > 1) + f"{count:,} {verb}")
+        done, left = done + count, left + unreadable
     if left:
         print(f"engineroom: {left} letters cannot be read and stay; `dlq show` has their bytes", file=sys.stderr)
     if numbers and done + left < len(numbers):

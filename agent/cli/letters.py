@@ -163,16 +163,22 @@ def _token(file: Path, key: str) -> str:
 class _Answer(msgspec.Struct):
     replayed: int = 0
     discarded: int = 0
+    folders: dict[str, int | str] = {}
 
 
-async def change_there(to: Access, numbers: Collection[int] | None, *, discard: bool) -> int:
-    """Ask the owner to replay or discard letters (None: all). Raises `Failed`, and `ConfigError` when it refuses us."""
+async def change_there(to: Access, numbers: Collection[int] | None, *, discard: bool, folder: str | None = None) -> int:
+    """Ask the owner to replay or discard letters (None: all); how many it did.
+
+    `folder`: only those of this one of the spools that it has open, by its name; without it, all letters are those of
+    every spool. Raises `Failed`, and `ConfigError` when it refuses us.
+    """
     what = "discard" if discard else "replay"
+    where = {} if folder is None else {"folder": folder}
     if numbers is None:
-        return await _ask(to, what, {"all": True})
+        return await _ask(to, what, {"all": True, **where})
     done, wanted = 0, sorted(numbers)
     for at in range(0, len(wanted), NUMBERS_IN_ONE_REQUEST):
-        done += await _ask(to, what, {"numbers": wanted[at : at + NUMBERS_IN_ONE_REQUEST]})
+        done += await _ask(to, what, {"numbers": wanted[at : at + NUMBERS_IN_ONE_REQUEST], **where})
     return done
 
 
@@ -217,7 +223,10 @@ def _understand(url: str, status: int, content: bytes, what: str, *, with_token:
             answer = msgspec.json.decode(content, type=_Answer)
         except msgspec.DecodeError as error:
             raise Failed(f"{url}: its answer cannot be understood: {error}") from error
-        return answer.replayed if what == "replay" else answer.discarded
+        done = answer.replayed if what == "replay" else answer.discarded
+        if failed := [f"{name}: {reason}" for name, reason in answer.folders.items() if isinstance(reason, str)]:
+            raise Failed(f"{url}: not done in every folder: {'; '.join(failed)}. {done:,} were done in the others")
+        return done
     told = _detail(content)
     if status == 401:
         tried = "it does not know this token" if with_token else "it wants a token"

@@ -4,6 +4,7 @@ Each command imports its own stations when it runs, so that none pays for anothe
 """
 
 import argparse
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A wrong setting is told on stderr, all of them at once, with status 2."""
     options = parser().parse_args(arguments)
     set_up_logs(options.log_format, options.log_level)
+    gc.enable()  # `agent.__main__` has disabled it for the imports
     try:
         status: int = options.handler(options)
     except* (ConfigError, ConfigErrors) as group:

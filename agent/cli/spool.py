@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agent.cli.spool_folders import FOLDER_HELP, find_folders, only_one, reading, require_owner
 from agent.core.ports import ConfigError
 
 if TYPE_CHECKING:
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from agent.spool.inspect import StreamStat
     from agent.spool.repair import Repaired
 
-FOLDER_HELP = "the spool's folder; default: that of the sidecar, by the configuration"
 SHOW_PROGRESS_EVERY = 64 << 20
+NOBODY = "no process has it open"
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,67 +56,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         kind.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def find_folder(given: Path | None, config: Path | None) -> Path:
-    """The spool's folder. Raises `ConfigError` when it is none, or this user may not read it."""
-    from agent.spool.inspect import LOCK_NAME, streams_in
-    from agent.spool.marks import NAME as MARKS_NAME
-
-    folder = given or _configured(config)
-    where = "" if given else " (the sidecar's spool by this configuration; name another folder, or give --config)"
-    try:
-        names = streams_in(folder)
-        if not names and not (folder / LOCK_NAME).exists():
-            inside = (folder / MARKS_NAME).exists()
-            hint = "one stream of a spool; name the folder above it" if inside else "no spool: it has no streams"
-            raise ConfigError("FOLDER", f"{folder}{where} is {hint}")
-    except OSError as error:
-        raise ConfigError("FOLDER", f"{folder}{where} cannot be read: {error.strerror}") from error
-    return folder
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """What goes wrong while a spool is read, as `ConfigError`."""
-    from agent.spool.frame import NewerFormat
-    from agent.spool.inspect import newer
-
-    try:
-        yield
-    except NewerFormat as error:
-        raise ConfigError("FOLDER", newer(folder, error)) from error
-    except OSError as error:
-        raise ConfigError("FOLDER", f"{error.filename or folder} cannot be read: {error.strerror}") from error
-
-
-def require_owner(folder: Path) -> None:
-    """Files made by another user would keep the owner out. Raises `ConfigError`."""
-    import os
-
-    owner = folder.stat().st_uid
-    if owner != os.geteuid():
-        raise ConfigError(
-            "FOLDER",
-            f"{folder} belongs to user {_user(owner)}; do this as that user (sudo -u {_user(owner)} engineroom ...), "
-            "because files that another user makes in it would lock that one out",
-        )
-
-
-def _user(number: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return f"#{number}"
-
-
-def _configured(config: Path | None) -> Path:
-    from agent.config import load
-    from agent.sidecar.shipping import spool_folder
-
-    return spool_folder(load(config).sidecar)
-
-
 # stat
 
 
@@ -128,23 +66,27 @@ def run_stat(options: argparse.Namespace) -> int:
     from agent.spool.files import Files
     from agent.spool.inspect import holder, stat, streams_in
 
-    folder, settings = find_folder(options.folder, options.config), load(options.config)
-    with reading(folder):
-        streams = [stat(folder / name) for name in streams_in(folder)]
-    process, free = holder(folder), Files().free_bytes(folder)
-    blocked = _blocked(settings, folder, streams, free)
-    if options.json:
-        _print_json(
+    folders, settings = find_folders(options.folder, options.config), load(options.config)
+    told = []
+    for number, (folder, _, _) in enumerate(folders):
+        with reading(folder):
+            streams = [stat(folder / name) for name in streams_in(folder)]
+        process, free = holder(folder), Files().free_bytes(folder)
+        blocked = _blocked(settings, folder, streams, free)
+        told.append(
             {"folder": str(folder), "process": process, "free_bytes": free, "blocked": blocked, "streams": streams}
         )
-        return 0
-    from agent.cli.text import size
+        if options.json:
+            continue
+        from agent.cli.text import size
 
-    print(f"{folder}: " + (f"open in process {process}" if process else "no process has it open"))
-    print(f"{size(free)} are free on the volume" + (f"; nothing can be written: {blocked}" if blocked else ""))
-    if streams:
-        print()
-        print("\n".join(_stat_lines(streams, unix_ns())))
+        print("\n" * (number > 0) + f"{folder}: " + (f"open in process {process}" if process else NOBODY))
+        print(f"{size(free)} are free on the volume" + (f"; nothing can be written: {blocked}" if blocked else ""))
+        if streams:
+            print()
+            print("\n".join(_stat_lines(streams, unix_ns())))
+    if options.json:
+        _print_each(told)
     return 0
 
 
@@ -174,15 +116,17 @@ def _stat_lines(streams: "list[StreamStat]", now_ns: int) -> list[str]:
 
 def _blocked(settings: "Settings", folder: Path, streams: "list[StreamStat]", free: int) -> str:
     """Why the sidecar cannot begin another segment; only told for the folder that the settings are about."""
-    from agent.sidecar.shipping import spool_folder
+    from agent.sidecar.shipping import spool_folder, worker_folders
 
-    bounds = settings.sidecar.spool
-    if folder.resolve() != spool_folder(settings.sidecar).resolve() or any(one.spare_segments for one in streams):
+    bounds, base = settings.sidecar.spool, spool_folder(settings.sidecar).resolve()
+    of_worker = folder.resolve().parent == base and folder in worker_folders(folder.parent).values()
+    max_bytes = bounds.max_bytes // settings.sidecar.workers if of_worker else bounds.max_bytes
+    if (not of_worker and folder.resolve() != base) or any(one.spare_segments for one in streams):
         return ""
     if free - bounds.segment_bytes < bounds.min_free_bytes:
         return f"{bounds.min_free_bytes} bytes must stay free (sidecar.spool.min_free_bytes)"
-    if sum(one.used_bytes for one in streams) + bounds.segment_bytes > bounds.max_bytes:
-        return f"the spool has all of its {bounds.max_bytes} bytes (sidecar.spool.max_bytes)"
+    if sum(one.used_bytes for one in streams) + bounds.segment_bytes > max_bytes:
+        return f"the spool has all of its {max_bytes} bytes (sidecar.spool.max_bytes)"
     return ""
 
 
@@ -193,21 +137,24 @@ def run_check(options: argparse.Namespace) -> int:
     """Read everything; 1 when something is wrong."""
     from agent.spool.inspect import holder, streams_in
 
-    folder = find_folder(options.folder, options.config)
+    folders = find_folders(options.folder, options.config)
     progress = Progress("reading")
-    found = [
-        _checked(folder / name, progress, owned=holder(folder) is not None)  # it may start or end while we read
-        for name in streams_in(folder)
-    ]
-    progress.end()
-    wrong = any(one.problems for one in found)
+    told = []
+    for folder, name, of_several in folders:
+        found = [
+            _checked(folder / stream, progress, owned=holder(folder) is not None)  # it may start or end while we read
+            for stream in streams_in(folder)
+        ]
+        told.append({"folder": str(folder), "ok": not any(one.problems for one in found), "streams": found})
+        progress.end()
+        if not options.json:
+            for one in found:
+                print("\n".join(_check_lines(one, f"{name}/" if of_several else "")))
+    wrong = not all(one["ok"] for one in told)
     if options.json:
-        _print_json({"folder": str(folder), "ok": not wrong, "streams": found})
-    else:
-        for one in found:
-            print("\n".join(_check_lines(one)))
-        if wrong:
-            print("`engineroom spool repair` mends this; a sidecar runs without, skips what is damaged and counts it")
+        _print_each(told)
+    elif wrong:
+        print("`engineroom spool repair` mends this; a sidecar runs without, skips what is damaged and counts it")
     return 1 if wrong else 0
 
 
@@ -225,14 +172,14 @@ def _checked(folder: Path, progress: "Progress", *, owned: bool) -> "StreamCheck
     return StreamCheck(name=folder.name, frames=0, items=0, read_bytes=0, problems=[problem], notes=[])
 
 
-def _check_lines(one: "StreamCheck") -> list[str]:
+def _check_lines(one: "StreamCheck", place: str) -> list[str]:
     from agent.cli.text import plain, size
 
     verdict = f"{len(one.problems)} wrong" if one.problems else "ok"
-    lines = [f"{one.name}: {verdict}; {one.items:,} items in {one.frames:,} frames, {size(one.read_bytes)} read"]
+    lines = [f"{place}{one.name}: {verdict}; {one.items:,} items in {one.frames:,} frames, {size(one.read_bytes)} read"]
     for problem in one.problems:
-        place = f"{problem.file}: " if problem.file not in (None, problem.kind) else ""
-        lines.append(f"  {problem.kind}: {plain(place + problem.text)}")
+        file = f"{problem.file}: " if problem.file not in (None, problem.kind) else ""
+        lines.append(f"  {problem.kind}: {plain(file + problem.text)}")
     return lines + [f"  note: {plain(note)}" for note in one.notes]
 
 
@@ -246,7 +193,8 @@ def run_repair(options: argparse.Namespace) -> int:
     from agent.datafolder import FolderLock
     from agent.spool.inspect import holder, streams_in
 
-    folder = find_folder(options.folder, options.config)
+    folders = find_folders(options.folder, options.config)
+    folder = only_one(folders, "one spool is mended at a time", key="FOLDER").path
     require_owner(folder)
     if process := holder(folder):
         raise ConfigError(
@@ -319,6 +267,11 @@ class Progress:
         """Clear the line."""
         if self._shown:
             print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _print_each(told: list[dict[str, Any]]) -> None:
+    """One object, or where there are several folders one that lists theirs."""
+    _print_json(told[0] if len(told) == 1 else {"folders": told})
 
 
 def _print_json(value: object) -> None:

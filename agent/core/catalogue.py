@@ -4,26 +4,11 @@
 and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total``) must end in.
 """
 
-from typing import Literal
-
-from msgspec import Struct
-
-MetricType = Literal["gauge", "counter", "histogram", "info"]
-
-
-class Metric(Struct, frozen=True):
-    """One metric family. Sample labels are exactly `labels`; a label whose value is empty is left out."""
-
-    name: str
-    type: MetricType
-    help: str
-    labels: tuple[str, ...] = ()
-    unit: str = ""
-
+from agent.core.catalogue_sidecar import SIDECAR
+from agent.core.catalogue_types import NODE, Metric
 
 GPU = ("node", "gpu", "uuid", "gpu_model", "simulated")
 LLM = ("node", "engine", "model", "source")
-NODE = ("node",)
 STREAM = ("node", "stream")
 DESTINATION = ("node", "stream", "destination")
 
@@ -132,7 +117,13 @@ CATALOGUE: tuple[Metric, ...] = (
     # Engines, in canonical signals
     Metric("engineroom_llm_up", "gauge", "1 while the engine's metrics can be read.", ("node", "engine", "kind")),
     Metric("engineroom_llm_ready", "gauge", "1 while the engine says that it serves.", ("node", "engine", "kind")),
-    Metric("engineroom_llm_requests_total", "counter", "Requests ended, by outcome.", (*LLM, "outcome")),
+    Metric(
+        "engineroom_llm_requests_total",
+        "counter",
+        "Requests ended, by outcome: ok, error, timeout, client_abort, rejected, and lost_record: the sidecar was "
+        "killed while they ran. Only error and timeout count as failures.",
+        (*LLM, "outcome"),
+    ),
     Metric("engineroom_llm_request_duration_seconds", "histogram", "First byte in to last byte out.", LLM, "seconds"),
     Metric(
         "engineroom_llm_time_to_first_token_seconds", "histogram", "First byte in to first token out.", LLM, "seconds"
@@ -254,6 +245,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "Request events, of all since the ledger began, that sidecars numbered and that have not come.",
         NODE,
     ),
+    *SIDECAR,
     # Streams of the spool and their destinations. Of each stream, at every instant:
     # accepted = waiting + the sum of items over `result`.
     Metric("engineroom_delivery_accepted_items_total", "counter", "Items made durable, to be delivered.", STREAM),

@@ -2,10 +2,11 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import get_args
 
 from agent.core.catalogue import FIRST_TOKEN_BOUNDS_SECONDS, LATENCY_BOUNDS_SECONDS, OUTPUT_TOKEN_BOUNDS_SECONDS
 from agent.core.readings import Histogram
-from agent.core.requests import RequestRecord
+from agent.core.requests import Outcome, RequestRecord
 
 OTHER = "other"
 UNKNOWN_MODEL = "unknown"
@@ -50,7 +51,7 @@ class Counts:
 
     def __init__(self) -> None:
         # An outcome that never happened is 0 here, not absent: we did watch, and a ratio needs the zero.
-        self.outcomes = dict.fromkeys(("ok", "error", "timeout", "client_abort", "rejected"), 0)
+        self.outcomes = dict.fromkeys(get_args(Outcome), 0)
         self.tokens: dict[str, int] = {}
         self.request_duration_seconds = Observations(LATENCY_BOUNDS_SECONDS)
         self.time_to_first_token_seconds = Observations(FIRST_TOKEN_BOUNDS_SECONDS)

@@ -185,13 +185,14 @@ class Balance:
 
     def _by_key(self, candidates: Sequence[Engine], key: bytes) -> Engine:
         """Highest random weight among those below the bound; one always is, for the bound is above the mean."""
-        under_way = sum(engine.outstanding for engine in candidates) + 1
+        under_way = sum([engine.outstanding for engine in candidates]) + 1
         bound = ceil(self.settings.sticky_load_ratio * under_way / len(candidates))
         wanted = _hash(key)
-        return max(
-            (engine for engine in candidates if engine.outstanding < bound),
-            key=lambda engine: _mixed(wanted ^ engine._salt),
-        )
+        best, most = candidates[0], -1
+        for engine in candidates:
+            if engine.outstanding < bound and (weight := _mixed(wanted ^ engine._salt)) > most:
+                best, most = engine, weight
+        return best
 
     # health
 
@@ -246,10 +247,9 @@ def _hash(data: bytes) -> int:
 
 
 def _mixed(value: int) -> int:
-    """The finaliser of splitmix64: every bit of the value reaches every bit of the result."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-    return value ^ (value >> 31)
+    """Every bit of a 64-bit value reaches the high bits of the result (a multiplication between two xor-shifts)."""
+    value = (value ^ (value >> 32)) * 0xBF58476D1CE4E5B9 & _MASK
+    return (value ^ (value >> 29)) * 0x94D049BB133111EB & _MASK
 
 
 def balance_samples(node: str, balance: Balance) -> Iterator[Sample]:

@@ -3,12 +3,20 @@
 from pydantic import Field, field_validator, model_validator
 
 from agent.settings import Section
+from agent.sidecar.addresses import parse_upstream
 
 
 class EngineEntry(Section):
     """One engine of a gateway."""
 
     url: str = Field(description="The engine, http://host:port or https://host:port.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_engine(cls, value: str) -> str:
+        parse_upstream(value)
+        return value.rstrip("/")
+
     models: tuple[str, ...] = Field(
         (),
         description="Models that it serves, by the names that requests use. Empty: every model. A request whose model "
@@ -64,7 +72,6 @@ class BalanceSettings(Section):
     @model_validator(mode="after")
     def _in_order(self) -> "BalanceSettings":
         if self.eject_max_seconds < self.eject_seconds:
-            raise ValueError(
-                f"eject_max_seconds ({self.eject_max_seconds:g}) must not be below eject_seconds ({self.eject_seconds:g})"
-            )
+            least = f"eject_seconds ({self.eject_seconds:g})"
+            raise ValueError(f"eject_max_seconds ({self.eject_max_seconds:g}) must not be below {least}")
         return self

@@ -21,10 +21,9 @@ class RequestId(NamedTuple):
 
 def uuid7(now_ns: int, random_bits: int) -> RequestId:
     """The id of a request that began at `now_ns` (Unix ns); `random_bits` is any integer below 2**74."""
-    time = f"{now_ns // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}"
-    high = f"7{random_bits >> 62:03x}"
-    low = f"{0b10 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF:016x}"
-    return RequestId(f"{time[:8]}-{time[8:]}-{high}-{low[:4]}-{low[4:]}", time + high + low)
+    low = f"{0b10 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF:x}"
+    digits = f"{now_ns // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}7{random_bits >> 62:03x}{low}"
+    return RequestId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{low[:4]}-{low[4:]}", digits)
 
 
 def traceparent(request: RequestId) -> str:

@@ -28,6 +28,7 @@ LINES = ("application/x-ndjson", "application/ndjson")
 _NAMES = {key: f'"{key}":'.encode() for key in TEXT_KEYS}
 _QUOTE = ord('"')
 _BACKSLASH = ord("\\")
+_NO_FINISH = b'"finish_reason":null'
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
@@ -42,7 +43,7 @@ READINGS: tuple[tuple[str, type[Reading]], ...] = (
 )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def reading_for(path: str) -> type[Reading] | None:
     """What reads the responses on this path; None for a path whose responses carry no tokens we understand."""
     for end, reading in READINGS:
@@ -60,7 +61,7 @@ def is_metered(path: str) -> bool:
     return reading_for(path) is not None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def is_stream(content_type: str) -> bool:
     """Whether a body of this type is a stream of events or of lines."""
     return _kind(content_type) in ("text/event-stream", *LINES)
@@ -84,7 +85,7 @@ def meter_of(content_type: str, content_encoding: str, path: str, failed: bool) 
     return meter_for(content_type, content_encoding, path) if failed or is_metered(path) else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _kind(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
@@ -119,6 +120,7 @@ class StreamMeter:
         "_done",
         "_held",
         "_held_bytes",
+        "_learns",
         "_lost",
         "_putting_by",
         "_quotes",
@@ -137,6 +139,7 @@ class StreamMeter:
         self._before = b"\n\n"  # no event can hold a blank line: nothing is learnt yet
         self._after = b""
         self._quotes = 0  # in both ends together
+        self._learns = False  # what an ordinary event looks like: not from the first one, most streams need not know
         self._putting_by = False  # the first token has been: what comes is read later, if at all
         self._by: list[bytes] = []  # pieces that were put by, from the beginning of an event on
         self._by_bytes = 0
@@ -192,7 +195,7 @@ class StreamMeter:
         while not self._putting_by and (end := data.find(b"\n\n", at)) >= 0:
             self._take_event(data[at:end], now_ns)
             at = end + 2
-            self._putting_by = self.first is not None and not self._carriage_return
+            self._putting_by = self._learns = self.first is not None and not self._carriage_return
         return data[at:]
 
     def _take_events(self, events: list[bytes], now_ns: int) -> None:
@@ -248,7 +251,7 @@ class StreamMeter:
         self.counted += tokens
         if self.first is None:
             self.first = now_ns
-        if plain and (self._putting_by or self._carriage_return) and len(said["choices"]) == 1:
+        if plain and self._learns and len(said["choices"]) == 1:
             learnt = learn(event, said["choices"][0])
             if learnt is not None:
                 self._before, self._after = learnt
@@ -263,16 +266,21 @@ class StreamMeter:
         if usage < 0 or not _USAGE.match(data, usage) or b"\r" in data:
             return False
         # The event of the usage, and the one before it: that is where the finish reason stands.
-        end = max(0, data.rfind(b"\n\n", 0, max(0, data.rfind(b"\n\n", 0, usage))))
-        if any(data.find(word, 0, end) >= 0 for word in _UNUSUAL):
+        last = max(0, data.rfind(b"\n\n", 0, usage))
+        end = max(0, data.rfind(b"\n\n", 0, last))
+        if any(data.find(word, 0, last) >= 0 for word in _UNUSUAL):
             return False
+        if data.find(_NO_FINISH, end, last) >= 0:
+            end = last
         before = self.reading.reported
         self._by.clear()
         self._held.clear()
         self._held_bytes = 0
+        self._learns = False
         for event in data[end:].split(b"\n\n"):  # the last one may lack its blank line
             if event:
                 self._take_event(event, now_ns)
+        self._learns = True
         if self.reading.reported is not None and self.reading.reported is not before:
             return True
         self._read(data[:end] + b"\n\n", now_ns)  # it was no usage: the tokens have to be counted
@@ -289,7 +297,7 @@ class StreamMeter:
 
     def _without_carriage_returns(self, data: bytes) -> bytes:
         if not self._carriage_return:
-            self._carriage_return = True
+            self._carriage_return = self._learns = True
             self._held = [b"".join(self._held)]
         if self._held and self._held[-1].endswith(b"\r"):
             data = b"\r" + data

@@ -14,6 +14,7 @@ from agent.core.requests import Usage
 MAX_CAPTURE_BYTES = 1 << 20
 TEXT_KEYS = ("content", "reasoning_content", "reasoning", "text")
 TOKEN_KEYS = (*TEXT_KEYS, "tool_calls", "function_call", "refusal")
+_TOKENS = frozenset(TOKEN_KEYS)
 
 
 class Measured(Struct, frozen=True, kw_only=True):
@@ -73,6 +74,8 @@ def decode(data: bytes) -> Any:
     """JSON, also with the NaN some engines write; None for what is no JSON."""
     try:
         return msgspec.json.decode(data)
+    except RecursionError:
+        return None
     except (msgspec.DecodeError, UnicodeDecodeError):
         try:
             return json.loads(data)
@@ -135,8 +138,8 @@ class Reading:
             carrier = choice.get("delta")
             if not isinstance(carrier, dict):
                 carrier = choice
-            for key in TOKEN_KEYS:
-                if carrier.get(key):
+            for key, value in carrier.items():
+                if value and key in _TOKENS:
                     tokens += 1
                     break
         return tokens, plain

@@ -55,14 +55,14 @@ _decoder = msgspec.json.Decoder(RequestSaid)
 
 
 def read_request(body: bytes, complete: bool = True) -> RequestSaid:
-    """What a request's body says; of one that was not kept whole, what looks like its model."""
+    """What a request's body says; of one that is not whole, or not as it should be, what looks like its model."""
     if complete:
         try:
             return _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return RequestSaid()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # some engines take what is only nearly right
     found = _MODEL.search(body)
     try:
         return RequestSaid(json.loads(found[1]) if found else None)
-    except ValueError:
+    except (ValueError, RecursionError):
         return RequestSaid()

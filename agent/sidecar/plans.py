@@ -1,10 +1,12 @@
 """A request's head → everything about its way that is the same for each request with this head. Pure."""
 
+from collections.abc import Callable
+
 from agent.sidecar.asks import Caller, Refusal
 from agent.sidecar.ids import RequestId, trace_id_of
 from agent.sidecar.wire import EngineHead, RequestHead
 
-MAX_TENANT = 64
+PRIORITY_HEADER = b"x-engineroom-priority"
 UNRECORDED_PATHS = frozenset(("/health", "/metrics", "/v1/models", "/ping", "/version", "/load", "/props", "/slots"))
 UNRECORDED_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"))
 
@@ -14,27 +16,26 @@ def is_recorded(method: bytes, path: str) -> bool:
     return method not in UNRECORDED_METHODS and path not in UNRECORDED_PATHS
 
 
-def tenant_of(value: bytes | None) -> str | None:
-    """A name of 1 to 64 printable ASCII characters; anything else is no name: a cut one would be somebody else's."""
-    if value is None:
-        return None
-    name = value.decode("latin-1").strip()
-    return name if 0 < len(name) <= MAX_TENANT and name.isascii() and name.isprintable() else None
-
-
 class Plan:
-    """Found once for a head, used for each request that says it again. `caller_version` is that of its credentials."""
+    """Found once for a head, used for each request that says it again.
+
+    `caller_version` is that of its credentials. `make_head`: the Host, and whether it replaces the client's → the head.
+    """
 
     __slots__ = (
+        "_heads",
+        "_make_head",
         "caller",
         "caller_version",
         "chunked",
-        "engine_head",
+        "expects",
         "has_trace",
         "head",
         "http10",
         "keep_alive",
         "path",
+        "peer",
+        "priority",
         "readable",
         "recorded",
         "refusal",
@@ -46,19 +47,22 @@ class Plan:
     def __init__(
         self,
         head: RequestHead,
-        engine_head: EngineHead,
+        make_head: Callable[[bytes, bool], EngineHead],
         caller: Caller | Refusal,
         caller_version: int,
         *,
+        peer: str,
         keep_alive: bool,
         upgrade: bool,
         http10: bool,
     ) -> None:
         self.head = head
-        self.engine_head = engine_head
+        self._make_head = make_head
+        self._heads: dict[bytes, EngineHead] = {}
         self.caller = caller if isinstance(caller, Caller) else Caller()
         self.refusal = caller if isinstance(caller, Refusal) else None
         self.caller_version = caller_version
+        self.peer = peer
         self.keep_alive = keep_alive
         self.upgrade = upgrade
         self.http10 = http10
@@ -66,6 +70,9 @@ class Plan:
         self.chunked = head.chunked
         self.recorded = not upgrade and is_recorded(head.method, head.path)
         self.readable = head.fields.get(b"content-encoding", b"identity") == b"identity"
+        self.expects = b"expect" in head.fields
+        priority = head.fields.get(PRIORITY_HEADER)
+        self.priority = None if priority is None else priority.decode("latin-1")
         self.sends_request_id = b"x-request-id" in head.fields
         given = head.fields.get(b"traceparent")
         self.has_trace = given is not None
@@ -74,16 +81,26 @@ class Plan:
     @property
     def repeats(self) -> bool:
         """Whether the next request with this head may be taken by it alone, without parsing."""
-        return not (self.chunked or self.upgrade or self.http10 or b"expect" in self.head.fields)
+        if self.refusal is not None:
+            return False  # each is counted, and none is said for long
+        if self.has_trace or self.sends_request_id:
+            return False  # no two requests have the same ids
+        return not (self.chunked or self.upgrade or self.http10 or self.expects)
 
     def holds(self, caller_version: int, now_ns: int) -> bool:
         """Whether what is known of the caller still holds."""
         until_ns = self.caller.valid_until_ns
         return caller_version == self.caller_version and (until_ns is None or now_ns < until_ns)
 
-    def head_for_engine(self, request_id: RequestId, length: int) -> bytes:
-        """The whole head of one request; `length` is that of its body, where it says one."""
-        before, after = self.engine_head
+    def head_for_engine(self, request_id: RequestId, length: int, host: bytes | None, authority: bytes) -> bytes:
+        """The whole head of one request. `length` is that of its body, where it says one.
+
+        The engine gets `host` as its Host; if that is None the client's, and `authority` where the client said none.
+        """
+        made = self._heads.get(authority)
+        if made is None:
+            made = self._heads[authority] = self._make_head(host or authority, host is not None)
+        before, after = made
         ids = b""
         if not self.sends_request_id:
             ids = b"x-request-id: %b\r\n" % request_id.text.encode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from agent.core.requests import (
     Outcome,
@@ -41,25 +42,41 @@ class Tally:
     observation_failures: int = 0
 
 
+class Slots(Protocol):
+    """Where requests that run are noted, so that a successor of a killed sidecar can tell them."""
+
+    def begin(self, hex_id: str, started_at_ns: int, path: str, tenant: str | None = None) -> int: ...
+    def tell(self, slot: int, upstream: str, model: str | None) -> None: ...
+    def ended(self, slot: int, number: int) -> None: ...
+
+
 class Recorder:
-    """Hands the events of observations to `put`, which never blocks. `ended` gets each record that is made."""
+    """Hands the events of observations to `put`, which never blocks. `ended` gets each record that is made.
+
+    `upstream`: what records say of requests that no engine got.
+    """
 
     def __init__(
         self,
-        put: Callable[[Callable[[int], RequestEvent]], None],
+        put: Callable[[Callable[[int], RequestEvent]], int],
         tally: Tally,
+        slots: Slots,
         ended: Callable[[RequestRecord], None] = lambda _: None,
+        *,
+        upstream: str = "",
     ) -> None:
         self.put = put
         self.tally = tally
+        self.slots = slots
         self.ended = ended
+        self.upstream = upstream
 
 
 class Observation:
     """One recorded request, from its head to its end. Methods are called in the order of the wire."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_meter", "_progress_at_ns", "_recorder", "_started", "_status", "caller",
+        "_body", "_body_bytes", "_meter", "_progress_at_ns", "_recorder", "_slot", "_started", "_status", "caller",
         "headers_at_ns", "id", "plan", "queued_ns", "request_bytes", "response_bytes", "said", "started_at_ns",
         "streamed", "upstream",
     )  # fmt: skip
@@ -70,7 +87,7 @@ class Observation:
         self.id = request_id
         self.started_at_ns = started_at_ns
         self.caller = plan.caller
-        self.upstream = ""  # host:port of the engine that got it
+        self.upstream = recorder.upstream  # host:port of the engine that got it
         self.said: RequestSaid | None = None  # None: the request is not whole
         self.queued_ns: int | None = None
         self._body: list[bytes] = []
@@ -83,6 +100,7 @@ class Observation:
         self.request_bytes = 0
         self.response_bytes = 0
         self._progress_at_ns = started_at_ns
+        self._slot = recorder.slots.begin(request_id.hex, started_at_ns, plan.path, plan.caller.tenant)
 
     def request_body(self, data: bytes) -> None:
         """A piece of the request's body."""
@@ -100,6 +118,12 @@ class Observation:
             self.said = read_request(body, len(body) == self.request_bytes) if body else _NOTHING_SAID
             self.streamed = bool(self.said.stream)
         return self.said
+
+    def goes_to(self, upstream: str) -> None:
+        """The engine that gets it, or that it is sent to again."""
+        self.upstream = upstream
+        said = self.said
+        self._recorder.slots.tell(self._slot, upstream, said.model if said is not None else None)
 
     def tell_start(self) -> None:
         """Tell that this request runs, once."""
@@ -153,8 +177,8 @@ class Observation:
             lambda sequence: RequestProgressed(sequence=sequence, id=self.id.text, at_ns=now_ns, output_tokens=tokens)
         )
 
-    def end(self, now_ns: int, *, cut: Outcome | None, error: str | None, own_status: int | None) -> None:
-        """The last event. `cut` says why there was no whole answer; `own_status` is the status of an answer of ours."""
+    def end(self, now_ns: int, *, cut: Outcome | None, error: str | None, own_status: int | None) -> RequestRecord:
+        """The last event; its record. `cut`: why there was no whole answer; `own_status`: that of an answer of ours."""
         said, plan, meter = self.request_sent(), self.plan, self._meter
         measured = _NOTHING_MEASURED if meter is None else meter.finish(now_ns)
         status = own_status if self._status is None else self._status
@@ -183,8 +207,10 @@ class Observation:
             tenant_source=self.caller.source,
             queued_ns=self.queued_ns,
         )
-        self._recorder.put(lambda sequence: RequestEnded(sequence=sequence, record=record))
+        number = self._recorder.put(lambda sequence: RequestEnded(sequence=sequence, record=record))
+        self._recorder.slots.ended(self._slot, number)
         self._recorder.ended(record)
+        return record
 
     def _judge(self, measured: Measured) -> tuple[Outcome, str | None]:
         """A whole answer came: was it a good one? 4xx and a full queue are refusals, not failures of the engine."""

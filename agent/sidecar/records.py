@@ -39,6 +39,8 @@ class EventStream(Protocol):
     @property
     def blocked(self) -> str: ...
     def put(self, items: Sequence[bytes]) -> bool: ...
+    @property
+    def put_through(self) -> int: ...
 
 
 class RecordQueue:
@@ -62,8 +64,11 @@ class RecordQueue:
         """Requests that were told to have started and not yet to have ended."""
         return len(self._open)
 
-    def put(self, make: Callable[[int], RequestEvent]) -> None:
-        """Number the event that `make` builds and hand it on. Never blocks, never raises for want of room."""
+    def put(self, make: Callable[[int], RequestEvent]) -> int:
+        """Number the event that `make` builds and hand it on: the number of its item, or 0 where it found no room.
+
+        Never blocks, never raises for want of room.
+        """
         self.sequence += 1
         event = make(self.sequence)
         is_end = isinstance(event, RequestEnded)
@@ -76,8 +81,9 @@ class RecordQueue:
             if self._dropping and is_end:
                 self._dropping = False
                 log.info("record_events_fit_again", dropped=sum(self.dropped.values()))
-            return
+            return self._stream.put_through
         self.dropped[str(event.__struct_config__.tag)] += 1
         if is_end and not self._dropping:
             self._dropping = True
             log.error("record_events_dropped", reason=self._stream.blocked or "more than the disk can take")
+        return 0

@@ -1,12 +1,21 @@
 """Settings of `engineroom sidecar`: the section `sidecar` of the configuration file."""
 
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from agent.doors.settings import AuthSettings, ClientTlsSettings, LimitSettings, TlsSettings, is_loopback
-from agent.settings import ConfigPath, Section, split_address
+from agent.doors.settings import AuthSettings, ClientTlsSettings, LimitSettings, TlsSettings
+from agent.settings import ConfigPath, Section
+from agent.sidecar.addresses import parse_listen, parse_upstream
+from agent.sidecar.balance_settings import BalanceSettings, EngineEntry
+from agent.sidecar.crowd_settings import CrowdSettings
+from agent.sidecar.grpc_settings import GrpcSettings
+from agent.sidecar.quota_settings import QuotasSettings
+from agent.sidecar.socket_settings import DialSettings, ListenSettings
+from agent.sidecar.tenancy_settings import HeaderName, TenancySettings
+from agent.sidecar.usage_settings import UsageSettings
 from agent.spool.settings import SpoolSettings
 
 
@@ -26,9 +35,24 @@ def split_url(text: str) -> tuple[bool, str, int]:
 class SidecarSettings(Section):
     """The process on the request path: where it listens, what it forwards to, where its records go."""
 
-    listen: str = Field("127.0.0.1:9480", description="Address that clients send their requests to. host:port.")
+    listen: str = Field(
+        "127.0.0.1:9480", description="Address that clients send their requests to: host:port, or unix:/path."
+    )
+    tls: TlsSettings = Field(default_factory=TlsSettings, description="TLS of that address.")
+    sockets: ListenSettings = Field(default_factory=ListenSettings, description="Details of listening there.")
+    limits: CrowdSettings = Field(
+        default_factory=CrowdSettings, description="What clients may take in connections, size, rate and time."
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the address (SO_REUSEPORT). With several, a parent starts them, replaces "
+        "those that die and has the admin address.",
+    )
     admin_listen: str = Field(
-        "127.0.0.1:9481", description="Address of the sidecar's own /metrics, /livez and /readyz. host:port."
+        "127.0.0.1:9481",
+        description="Address of the sidecar's own /metrics, /livez and /readyz: host:port, or unix:/path.",
     )
     admin_auth: AuthSettings = Field(
         default_factory=AuthSettings,
@@ -38,7 +62,19 @@ class SidecarSettings(Section):
     admin_limits: LimitSettings = Field(
         default_factory=LimitSettings, description="What the admin address takes in size, rate and time."
     )
-    upstream: str = Field("http://127.0.0.1:8000", description="The engine, http://host:port or https://host:port.")
+    upstream: str = Field(
+        "http://127.0.0.1:8000", description="The engine: http://host:port, https://host:port, or unix:/path."
+    )
+    upstreams: tuple[EngineEntry, ...] = Field(
+        (),
+        description="Several engines, instead of `upstream`: each request goes to the one with the fewest under way.",
+    )
+    balance: BalanceSettings = Field(default_factory=BalanceSettings, description="How one of several is chosen.")
+    dial: DialSettings = Field(default_factory=DialSettings, description="How engines are connected to.")
+    grpc: GrpcSettings = Field(default_factory=GrpcSettings, description="gRPC, taken at the same address.")
+    usage: UsageSettings = Field(
+        default_factory=UsageSettings, description="Whether engines are asked to report usage in streams."
+    )
     agent_url: str = Field(
         "http://127.0.0.1:9440", description="The agent of this node; request records are sent to its ingest path."
     )
@@ -49,20 +85,26 @@ class SidecarSettings(Section):
         description="Name of this sidecar in the records; it must survive restarts and be different for each sidecar "
         "of a node. Default: the host's name and the port it listens on.",
     )
-    tenant_header: str = Field(
-        "x-engineroom-tenant", min_length=1, description="Request header that names the tenant, at most 64 characters."
+    tenant_header: HeaderName = Field(
+        "x-engineroom-tenant", description="Request header that names the tenant, at most 64 characters."
     )
     trust_tenant_header: bool | None = Field(
         None,
         description="Whether the tenant header is believed. Default: only when `listen` is a loopback address, because "
         "there every client is on this machine; behind a gateway that sets the header itself, say true.",
     )
+    tenancy: TenancySettings = Field(
+        default_factory=TenancySettings, description="By which keys, tokens and headers requests belong to tenants."
+    )
+    quotas: QuotasSettings = Field(
+        default_factory=QuotasSettings,
+        description="What tenants may use. The agent's `quotas` hold instead, once it has told them.",
+    )
     tolerate_half_close: bool = Field(
         False,
         description="Whether a client that has shut down its sending side still gets its answer. By default it counts "
         "as gone, and its request ends at once so that the engine frees its memory.",
     )
-    connect_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to the engine.")
     first_byte_timeout_seconds: float | None = Field(
         None,
         gt=0,
@@ -71,9 +113,6 @@ class SidecarSettings(Section):
     )
     request_timeout_seconds: float = Field(
         600.0, gt=0, description="Longest time from the head of a request to the end of its answer."
-    )
-    client_idle_seconds: float = Field(
-        75.0, gt=0, description="How long a client's connection may stay open without a request, or with half a head."
     )
     upstream_idle_seconds: float = Field(
         4.0,
@@ -112,23 +151,28 @@ class SidecarSettings(Section):
     @field_validator("listen", "admin_listen")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        split_address(value)
+        parse_listen(value)
         return value
 
-    @field_validator("upstream", "agent_url")
+    @field_validator("upstream")
+    @classmethod
+    def _is_engine(cls, value: str) -> str:
+        parse_upstream(value)
+        return value.rstrip("/")
+
+    @field_validator("agent_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
         split_url(value)
         return value.rstrip("/")
 
     @property
-    def tenant_is_trusted(self) -> bool:
-        """Whether the tenant header is believed, the default applied."""
-        if self.trust_tenant_header is not None:
-            return self.trust_tenant_header
-        return is_loopback(self.listen)
+    def shown_listen(self) -> str:
+        """The port, or what stands for it in names of files and of this sidecar."""
+        place = parse_listen(self.listen)
+        return str(place.port) if place.path is None else Path(place.path).stem
 
     @property
     def shown_name(self) -> str:
         """The name in the records, the default applied."""
-        return self.name or f"{socket.gethostname()}:{split_address(self.listen)[1]}"
+        return self.name or f"{socket.gethostname()}:{self.shown_listen}"

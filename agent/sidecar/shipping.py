@@ -1,8 +1,9 @@
 """From the request path to the agent: the queue of events, the spool under it, delivery, heartbeats, dead letters."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from agent.doors.tls import ClientTls
 from agent.doors.tokens import parse_token
 from agent.doors.watched import Watched
 from agent.lifecycle import Health, every
-from agent.settings import split_address
+from agent.sidecar.addresses import parse_upstream
+from agent.sidecar.inflight import InFlight, open_inflight
+from agent.sidecar.lost import tell_lost
+from agent.sidecar.quota import Quotas
+from agent.sidecar.quota_client import AgentLeases
 from agent.sidecar.records import RecordQueue, SpooledEvent, read_item
 from agent.sidecar.settings import SidecarSettings
 from agent.sidecar.ship import RecordsExporter, open_session
@@ -41,19 +46,34 @@ PAUSED_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 LOOK_BYTES = 1 << 20
 
+_WORKER = re.compile(r"worker-(\d{1,6})")
+
 
 def spool_folder(settings: SidecarSettings) -> Path:
     """Where this sidecar's spool lies."""
     if settings.spool_dir is not None:
         return settings.spool_dir
     state = default_folder(dict(os.environ), is_root=os.geteuid() == 0)
-    return state / f"sidecar-{split_address(settings.listen)[1]}"
+    return state / f"sidecar-{settings.shown_listen}"
+
+
+def worker_number(folder: Path) -> int | None:
+    """Which of several workers has, or had, its spool in this folder; None: the folder is not named like one's."""
+    match = _WORKER.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def worker_folders(base: Path) -> dict[int, Path]:
+    """The folders of workers in a spool's folder, by their numbers. Raises `OSError`."""
+    found = ((worker_number(entry), entry) for entry in base.iterdir())
+    return dict(sorted((number, entry) for number, entry in found if number is not None))
 
 
 class _Gathered:
     """A stream whose reader lets events gather for a moment, so that a quiet sidecar sends two batches a second."""
 
-    def __init__(self, stream: Stream, seconds: float) -> None:
+    def __init__(self, stream: Stream, seconds: float, inflight: InFlight) -> None:
+        self.inflight = inflight
         self.name = stream.name
         self.stream = stream
         self.seconds = seconds
@@ -72,6 +92,7 @@ class _Gathered:
         return Batch(sequences, items)
 
     def settle(self, sequences: Sequence[int], result: str) -> None:
+        self.inflight.release(self.stream.durable_through)  # what is settled may leave the spool
         self.stream.settle(sequences, result)
 
 
@@ -79,21 +100,33 @@ class Shipping:
     """The open parts; `run` moves events until cancelled. Made by `shipping`."""
 
     def __init__(
-        self, settings: SidecarSettings, spool: Spool, queue: RecordQueue, session: aiohttp.ClientSession
+        self,
+        settings: SidecarSettings,
+        spool: Spool,
+        queue: RecordQueue,
+        session: aiohttp.ClientSession,
+        inflight: InFlight,
+        lost: int,
     ) -> None:
         self.spool = spool
         self.queue = queue
+        self.inflight = inflight
+        self.session = session
+        self._settings = settings
+        self.lost = lost  # requests that the predecessor of this process was killed with
         self.records = spool.streams[RECORDS]
         self.dead_letters = spool.streams[DEAD_LETTERS]
         tls = ClientTls(settings.agent_tls, key="sidecar.agent_tls") if settings.agent_url.startswith("https") else None
+        self._tls = tls
+        self._credentials = _Credentials(settings)
         self.exporter = RecordsExporter(
             settings.agent_url,
             session,
             timeout_seconds=settings.ship_timeout_seconds,
-            credentials=_Credentials(settings),
+            credentials=self._credentials,
             tls=tls.context if tls else None,
         )
-        self._gathered = _Gathered(self.records, settings.ship_interval_seconds)
+        self._gathered = _Gathered(self.records, settings.ship_interval_seconds, inflight)
         limits = QueueLimits(
             max_items=settings.ship_batch_events,
             max_bytes=BATCH_BYTES,
@@ -114,6 +147,23 @@ class Shipping:
         self._one_at_a_time = anyio.Lock()
         self._heartbeat_ns = int(settings.heartbeat_seconds * NS)
         self._beat_every = settings.heartbeat_seconds / 4
+
+    def quotas(self, clock: Callable[[], int]) -> Quotas:
+        """The quotas of this sidecar, its leases granted by the same agent."""
+        client = AgentLeases(
+            self._settings.agent_url,
+            self.session,
+            credentials=self._credentials,
+            tls=self._tls.context if self._tls else None,
+        )
+        return Quotas(
+            self._settings.quotas.to_policy(),
+            client=client,
+            sidecar=self._name,
+            epoch=self.queue.epoch,
+            clock=clock,
+            kept=self.spool.folder / "quotas",
+        )
 
     async def run(self, health: Health) -> None:
         """Deliver until cancelled. What the agent has not confirmed stays in the spool."""
@@ -201,8 +251,16 @@ async def shipping(settings: SidecarSettings) -> AsyncIterator[Shipping]:
         open_spool(folder, settings.spool, streams, key="sidecar.spool") as spool,
         open_session() as session,
     ):
-        queue = RecordQueue(spool.streams[RECORDS], next_epoch(folder), settings.shown_name)
-        yield Shipping(settings, spool, queue, session)
+        records = spool.streams[RECORDS]
+        name, epoch = settings.shown_name, next_epoch(folder)
+        queue = RecordQueue(records, epoch, name)
+        with closing(open_inflight(folder, name, unix_ns())) as inflight:
+            teller = queue if inflight.left_by == name else RecordQueue(records, epoch, inflight.left_by)
+            lost = await tell_lost(inflight, records, teller.put, parse_upstream(settings.upstream).name)
+            try:
+                yield Shipping(settings, spool, queue, session, inflight, lost)
+            finally:
+                inflight.release(records.durable_through)
 
 
 def next_epoch(folder: Path) -> int:

@@ -1,17 +1,21 @@
 """Connections to the engine: response bytes → the exchange that waits for them; unused ones are kept for a while."""
 
 import asyncio
-import ssl
 from typing import TYPE_CHECKING, cast
 
+import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from agent.clock import NS, BillClock
-from agent.sidecar.settings import SidecarSettings, split_url
+from agent.sidecar.addresses import Address
+from agent.sidecar.dialling import Dialler
+from agent.sidecar.settings import SidecarSettings
 from agent.sidecar.wire import MAX_HEAD_BYTES, ResponseHead
 
 if TYPE_CHECKING:
-    from agent.sidecar.forward import Exchange
+    from agent.sidecar.exchange import Exchange
+
+log = structlog.get_logger()
 
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
@@ -46,6 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._overrun = False
         self._keep = False
         self._to_head_request = False
+        self._quiet_bytes = 0  # since the last byte of a body: framing, trailers
 
     # the transport's side
 
@@ -109,9 +114,15 @@ class UpstreamConnection(asyncio.Protocol):
         elif not self._answer_head(exchange, tail, now_ns):
             return
         if self._parts:
+            self._quiet_bytes = 0
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts.clear()
             exchange.response_body(body, now_ns)
+        elif not self._done:
+            self._quiet_bytes += len(data)
+            if self._quiet_bytes > MAX_HEAD_BYTES:
+                exchange.upstream_broken(f"more than {MAX_HEAD_BYTES} bytes of framing without a body's byte")
+                return
         if self._done:
             self._finish(exchange, now_ns, keep=self._keep)
 
@@ -127,6 +138,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.tunnel = True
             self._raw = b""
             exchange.open_tunnel(head, tail)
+            return False
+        if head.fault:
+            exchange.upstream_broken(f"the engine's answer is ambiguous: {head.fault}")
             return False
         rest = self._raw[self._offset :]
         self._raw = b""
@@ -202,21 +216,22 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class UpstreamPool:
-    """Open connections to the one engine, the freshest unused one first."""
+    """Open connections to one engine, the freshest unused one first."""
 
-    def __init__(self, settings: SidecarSettings, clock: BillClock) -> None:
+    def __init__(
+        self, address: Address, dialler: Dialler, settings: SidecarSettings, clock: BillClock, host: bytes | None = None
+    ) -> None:
         self.clock = clock
-        tls, self.host, self.port = split_url(settings.upstream)
-        self._tls = ssl.create_default_context() if tls else None
+        self.address = address
+        self.name = address.name  # of the engine in records
+        self.authority = address.authority.encode()
+        self.host = host  # what the engine gets in place of the client's Host; None: the client's
+        self.error = ""  # why the last connection could not be made; empty when it could
+        self._dialler = dialler
         self._idle: list[UpstreamConnection] = []
         self._most = settings.upstream_idle_connections
         self._idle_ns = int(settings.upstream_idle_seconds * NS)
         self.closing = False
-
-    @property
-    def authority(self) -> str:
-        """host:port of the engine."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def idle(self) -> int:
@@ -247,12 +262,18 @@ class UpstreamPool:
             self._idle.remove(connection)
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises OSError."""
+        """A new connection. Raises OSError, and TimeoutError after `dial.connect_timeout_seconds`."""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: UpstreamConnection(self), self.host, self.port, ssl=self._tls
-        )
+        _, connection = await self._dialler.connect(loop, self.address, lambda: UpstreamConnection(self))
         return connection
+
+    def reached(self, error: str) -> None:
+        """Note whether the engine could be reached; said once per change."""
+        if error and not self.error:
+            log.warning("upstream_unreachable", upstream=self.name, reason=error)
+        elif self.error and not error:
+            log.info("upstream_reachable", upstream=self.name)
+        self.error = error
 
     def sweep(self) -> None:
         """Close what has been unused for too long."""

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Collection
 from typing import NamedTuple
+from urllib.parse import unquote
 
 MAX_HEAD_BYTES = 64 * 1024
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"))
@@ -16,6 +17,7 @@ _RESPONSE_HOPS = (b"\r\nconnection:", b"\r\nkeep-alive:", b"\r\nproxy-connection
 _FRAMING = _DROPPED | {
     b"content-length", b"host", b"content-encoding", b"content-type", b"content-range", b"authorization", b"expect",
 }  # fmt: skip
+_ABSOLUTE = re.compile(rb"https?://(?:[^/?#@]*@)?([^/?#@]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
 
 
@@ -36,7 +38,35 @@ class RequestHead:
         self.chunked = b"transfer-encoding" in fields
         self.length = int(fields.get(b"content-length", b"0"))
         self.has_body = self.chunked or self.length > 0
-        self.path = target.partition(b"?")[0].decode("latin-1")
+        path = target.partition(b"?")[0].decode("latin-1")
+        self.path = unquote(path, "latin-1") if "%" in path else path  # servers read %63 as c
+
+    def fault(self) -> str:
+        """Why this request cannot be passed on without another server perhaps reading it differently; or nothing."""
+        if self.chunked and self.fields[b"transfer-encoding"].strip().lower() != b"chunked":
+            return "the transfer coding is not `chunked`, said once"
+        if self.chunked and b"content-length" in self.fields:
+            return "it has both a transfer coding and a content length"
+        if sum(name.lower() == b"host" for name, _ in self.headers) > 1:
+            return "it has more than one Host"
+        if b"#" in self.target:
+            return "its target has a fragment"
+        if not self.target.startswith(b"/") and self.target != b"*":
+            return "its target is neither a path nor an http address"
+        return ""
+
+    def size(self) -> int:
+        """Bytes of its lines, about."""
+        return len(self.target) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def joined(self, names: Collection[bytes], separator: bytes) -> dict[bytes, bytes]:
+        """Fields of these lower-case names, repeats joined by a separator that no value can hold."""
+        found: dict[bytes, bytes] = {}
+        for name, value in self.headers:
+            key = name.lower()
+            if key in names:
+                found[key] = found[key] + separator + value if key in found else value
+        return found
 
     def for_engine(
         self,
@@ -120,12 +150,17 @@ def tokens(value: bytes) -> set[bytes]:
     return {token.strip().lower() for token in value.split(b",")} - {b""}
 
 
-def origin_form(target: bytes) -> bytes:
-    """`/path?query` of a request target that may be absolute (`http://host/path`)."""
-    if target.startswith(b"/") or target == b"*" or b"://" not in target:
+def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """`/path?query` of a target that may be absolute (`http://host/path`).
+
+    The host of such a target takes the place of the one in `headers` (RFC 9112 section 3.2.2).
+    """
+    found = _ABSOLUTE.match(target)
+    if found is None:
         return target
-    rest = target.partition(b"://")[2]
-    path = rest[len(re.split(rb"[/?]", rest, maxsplit=1)[0]) :]
+    headers[:] = [(name, value) for name, value in headers if name.lower() != b"host"]
+    headers.insert(0, (b"Host", found[1]))
+    path = target[found.end() :]
     return path if path.startswith(b"/") else b"/" + path
 
 
@@ -149,6 +184,7 @@ class ResponseHead(NamedTuple):
     content_type: str
     content_encoding: str
     plain: bool  # it can be passed on as it came
+    fault: str  # why clients could read it differently from us; or nothing
 
     @classmethod
     def read(cls, raw: bytes, status: int, *, to_head_request: bool) -> "ResponseHead":
@@ -158,7 +194,15 @@ class ResponseHead(NamedTuple):
         until_close = not bodyless and not chunked and b"\r\ncontent-length:" not in lower
         plain = raw.startswith(b"HTTP/1.1") and not any(hop in lower for hop in _RESPONSE_HOPS)
         kind, encoding = field_of(raw, lower, b"content-type"), field_of(raw, lower, b"content-encoding")
-        return cls(raw, lower, status, until_close, chunked, kind, encoding, plain)
+        fault = ""
+        if chunked and (
+            lower.count(b"\r\ntransfer-encoding:") > 1
+            or field_of(raw, lower, b"transfer-encoding").lower() != "chunked"
+        ):
+            fault = "its transfer coding is not `chunked`, said once"
+        elif chunked and b"\r\ncontent-length:" in lower:
+            fault = "it has both a transfer coding and a content length"
+        return cls(raw, lower, status, until_close, chunked, kind, encoding, plain, fault)
 
     def for_client(self, added: bytes, *, dechunk: bool = False, tunnel: bool = False) -> bytes:
         """The head to send; `added` is whole lines. With `dechunk` the body goes out without chunk framing."""

@@ -17,6 +17,7 @@ from agent.spool.batch import StreamState
 from agent.spool.bounds import Bounds
 from agent.spool.files import Files
 from agent.spool.frame import NewerFormat
+from agent.spool.inspect import LOCK_NAME
 from agent.spool.log import Log
 from agent.spool.settings import SpoolSettings, StreamLimits
 from agent.spool.stream import Stream
@@ -108,4 +109,5 @@ def _keep_names(folder: Path, disk: Files) -> None:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    """Those in it, but for spools of their own, such as workers'."""
+    return [entry.name for entry in folder.iterdir() if entry.is_dir() and not (entry / LOCK_NAME).exists()]

@@ -106,6 +106,16 @@ class Stream:
         return True
 
     @property
+    def put_through(self) -> int:
+        """Number of the last item that was put."""
+        return self._committed + len(self._pending)
+
+    @property
+    def durable_through(self) -> int:
+        """Every item up to this number is durable; what comes later may be lost with this process."""
+        return self._committed
+
+    @property
     def blocked(self) -> str:
         """Why nothing can be written now; empty when all is well."""
         return self._blocked

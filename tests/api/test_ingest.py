@@ -1,7 +1,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 import anyio
@@ -26,6 +26,7 @@ from agent.core.ports import TryLater
 from agent.core.requests import (
     READ_VERSIONS,
     SCHEMA_VERSION,
+    Outcome,
     RecordBatch,
     RecordReceipt,
     RefusedEvent,
@@ -39,7 +40,7 @@ from agent.ledger.tables import requests
 from agent.runners.settlement import Settlement
 from tests.support.api import NOW_NS, node, open_doors, served
 from tests.support.ledger import T0, fresh, rows
-from tests.support.money import HandClock
+from tests.support.money import HandClock, record
 
 Api = aiohttp.ClientSession
 TYPE = {"Content-Type": "application/msgpack"}
@@ -133,6 +134,13 @@ def test_a_batch_that_names_no_version_is_of_the_first():
 def test_fields_of_a_newer_sidecar_are_skipped():
     fields = msgspec.to_builtins(batch())
     assert read_batch(msgspec.msgpack.encode({**fields, "later": 1})).batch == batch()
+
+
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+def test_every_outcome_is_read(outcome: Outcome):
+    ended = RequestEnded(sequence=1, record=record("a", T0, T0 + 1, outcome=outcome))
+    told = read_batch(msgspec.msgpack.encode(RecordBatch(sidecar="s", epoch=1, sent_at_ns=T0, events=(ended,))))
+    assert (told.batch.events, told.refused) == ((ended,), ())
 
 
 def test_what_a_sidecar_of_version_1_wrote_is_read_for_ever():

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from agent.core.catalogue import CATALOGUE, Metric
+from agent.core.catalogue import CATALOGUE
+from agent.core.catalogue_types import Metric
 
 UNITS = {"ratio", "bytes", "celsius", "watts", "joules", "hertz", "seconds"}
 

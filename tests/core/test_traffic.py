@@ -36,11 +36,13 @@ def test_a_histogram_counts_every_value_once_and_cumulatively(values: list[float
 def test_outcomes_that_did_not_happen_are_zero_because_we_watched() -> None:
     traffic = Traffic()
     traffic.add("e", record())
-    assert traffic.groups["e", "m"].outcomes == {"ok": 1, "error": 0, "timeout": 0, "client_abort": 0, "rejected": 0}
+    others = dict.fromkeys(("error", "timeout", "client_abort", "rejected", "lost_record"), 0)
+    assert traffic.groups["e", "m"].outcomes == {"ok": 1, **others}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "counted"), [("ok", 1), ("timeout", 1), ("error", 0), ("client_abort", 0), ("rejected", 0)]
+    ("outcome", "counted"),
+    [("ok", 1), ("timeout", 1), ("error", 0), ("client_abort", 0), ("rejected", 0), ("lost_record", 0)],
 )
 def test_only_served_and_timed_out_requests_count_for_latency(outcome: Outcome, counted: int) -> None:
     traffic = Traffic()

@@ -27,7 +27,7 @@ def test_the_example_names_every_setting_where_it_belongs() -> None:
 def _paths(tree: object, prefix: str = "") -> list[str]:
     if isinstance(tree, dict) and tree:
         return [path for key, value in tree.items() for path in _paths(value, f"{prefix}.{key}" if prefix else key)]
-    if isinstance(tree, list) and tree:
+    if isinstance(tree, list) and tree and isinstance(tree[0], dict):
         return [path for value in tree for path in _paths(value, f"{prefix}[]")]
     return [prefix]
 

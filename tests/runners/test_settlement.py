@@ -294,6 +294,64 @@ async def test_the_open_requests_of_a_silent_sidecar_are_lost_and_a_late_end_sti
     assert [r.id for r in bench.ended] == ["r1"]
 
 
+@pytest.mark.parametrize("started", [True, False], ids=["start told", "start unknown"])
+@pytest.mark.parametrize("first_word", ["lost ends", "new requests", "nothing for minutes"])
+async def test_what_a_killed_sidecar_left_is_settled_once_with_the_end_that_its_next_start_tells(
+    bench: Bench, started: bool, first_word: str
+) -> None:
+    """The next start has another epoch; what was given up before it spoke is put right, and nothing counts twice."""
+    old, new = Sidecar(epoch=1), Sidecar(epoch=2)
+
+    def see(at: int) -> None:
+        bench.settlement.observe_gpus(gpus(at, 1, pids=(7,)))
+        bench.settlement.observe_engine(engine(at))
+
+    await bench.run(3, see)
+    begun = bench.clock.at_ns
+    if started:
+        await bench.settlement.accept(old.batch(begun, old.start("r1", begun)))
+    await bench.run(2, see)
+    await bench.settlement.accept(old.batch(bench.clock.at_ns))  # a sign of life; then it is killed
+    await bench.run(100 if first_word == "nothing for minutes" else 1, see)
+    now = bench.clock.at_ns
+    if first_word == "new requests":
+        await bench.settlement.accept(new.batch(now, new.start("r2", now), new.end(record("r2", now, now))))
+    lost = record("r1", begun, begun + 2 * NS, outcome="lost_record", tokens=None)
+    told = new.batch(now, new.end(lost))
+    receipts = [await bench.settlement.accept(told) for _ in range(2)]
+    assert [(receipt.repeated, receipt.refused) for receipt in receipts] == [(0, ()), (1, ())]
+    await bench.run(10, see)
+    await bench.restart()
+    assert (await bench.settlement.accept(told)).repeated == 1
+    await bench.settlement.drain()
+    cost = await bench.ledger.request_cost("r1")
+    assert cost is not None
+    assert (cost.outcome, cost.settled) == ("lost_record", True)
+    assert cost.ended_at_ns == begun + 2 * NS
+    assert [r.id for r in bench.ended] == (["r2", "r1"] if first_word == "new requests" else ["r1"])
+    if first_word != "nothing for minutes":
+        assert cost.gpu_ns == 2 * NS
+    elif started:  # it took its share until its sidecar counted as gone, and that is settled
+        assert 2 * NS < cost.gpu_ns <= 62 * NS
+    else:  # that time is settled without it
+        assert cost.gpu_ns == 0
+    found = await bench.ledger.reconcile()
+    assert found.reconciles
+    assert found.bill_nano == expected_bill(T0, bench.clock.at_ns)
+
+
+async def test_an_end_that_came_is_not_taken_back_by_a_lost_one(bench: Bench) -> None:
+    """After a power cut the file of requests in flight may be older than the spool."""
+    old, new = Sidecar(epoch=1), Sidecar(epoch=2)
+    now = bench.clock.at_ns
+    await bench.settlement.accept(old.batch(now, old.start("r1", now), old.end(record("r1", now, now + NS))))
+    lost = record("r1", now, now + 9 * NS, outcome="lost_record")
+    assert (await bench.settlement.accept(new.batch(now, new.end(lost)))).repeated == 1
+    assert [r.outcome for r in bench.ended] == ["ok"]
+    (row,) = rows(bench.ledger, requests)
+    assert (row["outcome"], row["ended_ns"]) == ("ok", now + NS)
+
+
 async def test_a_sidecar_that_is_heard_keeps_its_requests_also_over_a_restart(bench: Bench) -> None:
     sidecar = Sidecar()
 

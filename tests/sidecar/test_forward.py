@@ -395,7 +395,7 @@ async def test_unused_connections_are_closed_before_the_engine_does_it() -> None
         await exchange(proxy.port, post(CHAT))
         with anyio.fail_after(5):
             await closed.wait()
-        assert proxy.forwarder.pool.idle == 0
+        assert proxy.forwarder.upstreams.idle == 0
 
 
 async def test_two_answers_to_one_request_are_not_passed_on() -> None:

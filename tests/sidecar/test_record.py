@@ -10,12 +10,16 @@ from agent.sidecar.ids import uuid7
 from agent.sidecar.plans import Plan
 from agent.sidecar.record import PROGRESS_NS, Observation, Recorder, Tally
 from agent.sidecar.record import START_NS as LATE_NS
-from agent.sidecar.wire import RequestHead
+from agent.sidecar.wire import EngineHead, RequestHead
 
 CHAT = "/v1/chat/completions"
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 START_NS = 1_800_000_000 * 10**9
+
+
+def _no_head(_host: bytes, _rewrite_host: bool) -> EngineHead:
+    raise AssertionError("nothing is sent here")
 
 
 class Told:
@@ -26,13 +30,29 @@ class Told:
         self.tally = Tally()
         fields = [] if readable else [(b"content-encoding", b"gzip")]
         head = RequestHead(b"POST", path.encode(), fields)
-        sent = head.for_engine(peer=None, scheme=b"http", upgrade=False, host=b"engine:8000")
-        plan = Plan(head, sent, Caller("team", "header"), 0, keep_alive=True, upgrade=False, http10=False)
-        self.seen = Observation(Recorder(self._number, self.tally), plan, uuid7(START_NS, 1), START_NS)
-        self.seen.upstream = "engine:8000"
+        plan = Plan(
+            head, _no_head, Caller("team", "header"), 0, peer="10.0.0.1", keep_alive=True, upgrade=False, http10=False
+        )
+        self.seen = Observation(Recorder(self._number, self.tally, self), plan, uuid7(START_NS, 1), START_NS)
+        self.seen.goes_to("engine:8000")
 
-    def _number(self, make: Callable[[int], RequestEvent]) -> None:
+    def _number(self, make: Callable[[int], RequestEvent]) -> int:
         self._events.append(make(len(self._events) + 1))
+        return len(self._events)
+
+    # the slots of requests in flight
+
+    def begin(self, hex_id: str, started_at_ns: int, path: str, tenant: str | None = None) -> int:
+        self.slot: list[object] = [hex_id, started_at_ns, path, tenant]
+        return 7
+
+    def tell(self, slot: int, upstream: str, model: str | None) -> None:
+        assert slot == 7
+        self.slot += [upstream, model]
+
+    def ended(self, slot: int, number: int) -> None:
+        assert slot == 7
+        self.slot.append(number)
 
     @property
     def events(self) -> tuple[RequestEvent, ...]:
@@ -198,3 +218,10 @@ def test_a_compressed_request_names_no_model() -> None:
     told.seen.request_body(b'{"model":"tiny"}')
     assert told.answer(200, "application/json", b"{}").model is None
     assert told.record.request_bytes == 16
+
+
+def test_a_request_has_a_slot_until_its_end_has_a_number() -> None:
+    told = Told()
+    assert told.slot == [told.seen.id.hex, START_NS, CHAT, "team", "engine:8000", None]
+    told.answer(200, "application/json", b"{}")
+    assert told.slot[-1] == 1

@@ -26,6 +26,10 @@ class Room:
         self.items.extend(items)
         return True
 
+    @property
+    def put_through(self) -> int:
+        return len(self.items)
+
 
 def started(sequence: int) -> RequestEvent:
     return RequestStarted(sequence=sequence, id="i", upstream="u", path="/", started_at_ns=1)

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestStarted
+from agent.sidecar.server import MOST_PLANS
 from tests.support.sidecar import events, record, records, sidecar
 from tests.support.upstream import Message, Wire, chunked, connect, post, repeat, until, upstream, whole
 
@@ -32,6 +33,7 @@ def ipv6() -> bool:
     return True
 
 
+IMPATIENT = {"idle_seconds": 0.1, "crowded_idle_seconds": 0.1, "head_timeout_seconds": 0.1}
 needs_ipv6 = pytest.mark.skipif(not ipv6(), reason="this machine has no IPv6 loopback address")
 
 
@@ -69,16 +71,19 @@ async def test_a_stream_tells_its_progress_once_a_second_while_it_runs() -> None
 
 
 @pytest.mark.parametrize(
-    "begun", [b"", b"POST /v1/completions HTTP/1.1\r\nhost: e\r\n"], ids=["nothing", "half-a-head"]
+    ("begun", "answer"),
+    [(b"", b""), (b"POST /v1/completions HTTP/1.1\r\nhost: e\r\n", b"HTTP/1.1 408 Too slow\r\n")],
+    ids=["nothing", "half-a-head"],
 )
-async def test_a_client_without_a_request_is_closed_after_a_while(begun: bytes) -> None:
+async def test_a_client_without_a_request_is_closed_after_a_while(begun: bytes, answer: bytes) -> None:
     async with (
         upstream(repeat(whole(b"{}"))) as engine,
-        sidecar(engine.url, client_idle_seconds=0.1) as proxy,
+        sidecar(engine.url, limits=IMPATIENT) as proxy,
         connect(proxy.port) as client,
     ):
         await client.send(begun)
-        assert await client.until_closed() == b""
+        said = await client.until_closed()
+        assert said[: len(answer) or None] == answer
         await until(lambda: not proxy.listener.connections)
         assert engine.connections == 0
 
@@ -94,7 +99,7 @@ async def test_a_client_that_waits_for_its_answer_is_not_idle() -> None:
 
     async with (
         upstream(script) as engine,
-        sidecar(engine.url, client_idle_seconds=0.1) as proxy,
+        sidecar(engine.url, limits=IMPATIENT) as proxy,
         connect(proxy.port) as waiting,
         connect(proxy.port) as idle,
     ):
@@ -166,8 +171,8 @@ async def test_a_body_that_is_no_http_ends_its_own_request_only() -> None:
     async with upstream(repeat(whole(b"{}"))) as engine, sidecar(engine.url) as proxy:
         async with connect(proxy.port) as client:
             await client.send(b"POST /a HTTP/1.1\r\nhost: e\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n")
-            assert await client.until_closed() == b""
-        assert (await record(proxy)).outcome == "client_abort"
+            assert (await client.until_closed()).startswith(b"HTTP/1.1 400 Bad request\r\n")
+        assert (await record(proxy)).outcome == "rejected"
         async with connect(proxy.port) as client:
             await client.send(post(b"{}"))
             assert (await client.answer()).status == 200
@@ -252,3 +257,40 @@ async def test_strange_events_pass_like_any_bytes(strange: bytes) -> None:
         await client.send(post(json.dumps({"model": strange.decode("latin-1")}).encode()))
         assert (await client.answer()).body == TOKEN + strange + DONE
         await record(proxy)
+
+
+@pytest.mark.parametrize(
+    ("more", "remembered"),
+    [
+        ("X-A: 1\r\n", 1),
+        (f"X-A: {'1' * 5000}\r\n", 0),  # what clients choose must not fill the memory
+        ("X-Request-Id: 7\r\n", 0),  # no other request will say it again
+        ("Transfer-Encoding: chunked\r\n", 0),
+    ],
+)
+async def test_a_head_that_comes_again_is_found_again(more: str, remembered: int) -> None:
+    body = b"5\r\n{   }\r\n0\r\n\r\n" if "chunked" in more else b"{   }"
+    length = "" if "chunked" in more else f"Content-Length: {len(body)}\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: e\r\n{length}{more}\r\n".encode()
+    async with (
+        upstream(repeat(whole(b"{}"))) as engine,
+        sidecar(engine.url) as proxy,
+        connect(proxy.port) as client,
+    ):
+        for _ in range(3):
+            await client.send(head + body)
+            assert (await client.answer()).status == 200
+        assert len(proxy.listener.plans) == remembered
+        await until(lambda: len(records(proxy)) == 3)
+
+
+async def test_plans_are_few() -> None:
+    async with (
+        upstream(repeat(whole(b"{}"))) as engine,
+        sidecar(engine.url) as proxy,
+        connect(proxy.port) as client,
+    ):
+        for number in range(MOST_PLANS + 2):
+            await client.send(f"GET /health HTTP/1.1\r\nHost: e\r\nX-A: {number}\r\n\r\n".encode())
+            assert (await client.answer()).status == 200
+        assert len(proxy.listener.plans) == 2

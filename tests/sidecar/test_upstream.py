@@ -8,15 +8,17 @@ import anyio
 import pytest
 
 from agent.clock import BillClock
-from agent.sidecar.settings import SidecarSettings, split_url
+from agent.sidecar.settings import SidecarSettings
 from agent.sidecar.upstream import UpstreamPool
+from agent.sidecar.upstreams import Upstreams
 from tests.support.sidecar import record, records, sidecar
 from tests.support.upstream import Wire, connect, post, repeat, until, upstream, whole
 
 
 @asynccontextmanager
 async def pool_before(script_url: str, **settings: float) -> AsyncIterator[UpstreamPool]:
-    pool = UpstreamPool(SidecarSettings(upstream=script_url, **settings), BillClock(0, 0))  # type: ignore[arg-type]
+    given = SidecarSettings(upstream=script_url, **settings)  # type: ignore[arg-type] # the defaults are of all types
+    pool = Upstreams(given, BillClock(0, 0)).pools[0]
     try:
         yield pool
     finally:
@@ -135,7 +137,7 @@ async def test_a_connection_that_cannot_be_made_in_time_is_a_504() -> None:
     with ExitStack() as stack:
         port = deaf_port(stack)
         async with (
-            sidecar(f"http://127.0.0.1:{port}", connect_timeout_seconds=0.2) as proxy,
+            sidecar(f"http://127.0.0.1:{port}", dial={"connect_timeout_seconds": 0.2}) as proxy,
             connect(proxy.port) as client,
         ):
             await client.send(post(b'{"model":"m"}'))
@@ -144,19 +146,19 @@ async def test_a_connection_that_cannot_be_made_in_time_is_a_504() -> None:
             assert f"no connection to 127.0.0.1:{port} within 0.2 s".encode() in answer.body
             seen = await record(proxy)
             assert (seen.outcome, seen.status, seen.model) == ("timeout", 504, "m")
-            assert proxy.forwarder.upstream_error
+            assert proxy.forwarder.upstreams.error
             await client.send(post(b"{}"))  # the client's connection is still good
             assert (await client.answer()).status == 504
 
 
 async def test_a_client_that_leaves_while_the_connection_is_made() -> None:
     with ExitStack() as stack:
-        async with sidecar(f"http://127.0.0.1:{deaf_port(stack)}", connect_timeout_seconds=0.3) as proxy:
+        async with sidecar(f"http://127.0.0.1:{deaf_port(stack)}", dial={"connect_timeout_seconds": 0.3}) as proxy:
             async with connect(proxy.port) as client:
                 await client.send(post(b"{}"))
                 await until(lambda: len(proxy.forwarder.active) == 1)
             assert (await record(proxy)).outcome == "client_abort"
-            await until(lambda: bool(proxy.forwarder.upstream_error))  # the attempt has ended, later
+            await until(lambda: bool(proxy.forwarder.upstreams.error))  # the attempt has ended, later
             assert len(records(proxy)) == 1
 
 
@@ -167,11 +169,11 @@ async def test_an_engine_that_comes_back_is_noticed() -> None:
     async with sidecar(f"http://127.0.0.1:{port}") as proxy, connect(proxy.port) as client:
         await client.send(post(b"{}"))
         assert (await client.answer()).status == 502
-        assert proxy.forwarder.upstream_error
+        assert proxy.forwarder.upstreams.error
         async with upstream(repeat(whole(b"{}")), port=port):
             await client.send(post(b"{}"))
             assert (await client.answer()).status == 200
-            assert not proxy.forwarder.upstream_error
+            assert not proxy.forwarder.upstreams.error
 
 
 @pytest.mark.parametrize(
@@ -194,20 +196,6 @@ async def test_an_answer_that_cannot_be_passed_on_is_a_502(answer: bytes) -> Non
         await client.send(post(b"{}"))
         assert (await client.answer()).status == 502
         assert (await record(proxy)).outcome == "error"
-
-
-@pytest.mark.parametrize(
-    ("url", "parts", "authority"),
-    [
-        ("http://127.0.0.1:8000", (False, "127.0.0.1", 8000), "127.0.0.1:8000"),
-        ("https://engine", (True, "engine", 443), "engine:443"),
-        ("http://engine/", (False, "engine", 80), "engine:80"),
-        ("http://[::1]:8000", (False, "::1", 8000), "[::1]:8000"),
-    ],
-)
-def test_the_engines_address(url: str, parts: tuple[bool, str, int], authority: str) -> None:
-    assert split_url(url) == parts
-    assert UpstreamPool(SidecarSettings(upstream=url), BillClock(0, 0)).authority == authority
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://a", "http://a/v1", "http://a:99999", f"http://{'a' * 70}"])

@@ -89,18 +89,44 @@ def test_repeated_fields_are_joined_when_read_and_kept_apart_when_sent() -> None
 
 
 @pytest.mark.parametrize(
-    ("target", "path"),
+    ("target", "path", "host"),
     [
-        (b"/a?b", b"/a?b"),
-        (b"*", b"*"),
-        (b"http://host:1/a?b=c", b"/a?b=c"),
-        (b"http://host", b"/"),
-        (b"http://host?x=/1", b"/?x=/1"),
-        (b"/a?next=http://b/c", b"/a?next=http://b/c"),
+        (b"/a?b", b"/a?b", b"said"),
+        (b"*", b"*", b"said"),
+        (b"http://host:1/a?b=c", b"/a?b=c", b"host:1"),
+        (b"HTTP://host", b"/", b"host"),
+        (b"http://user@host?x=/1", b"/?x=/1", b"host"),
+        (b"/a?next=http://b/c", b"/a?next=http://b/c", b"said"),
+        (b"file:///etc/passwd", b"file:///etc/passwd", b"said"),
     ],
 )
-def test_the_target_in_origin_form(target: bytes, path: bytes) -> None:
-    assert origin_form(target) == path
+def test_the_target_in_origin_form(target: bytes, path: bytes, host: bytes) -> None:
+    headers = [(b"X-A", b"1"), (b"HOST", b"said")]
+    assert origin_form(target, headers) == path
+    assert [value for name, value in headers if name.lower() == b"host"] == [host]
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "fault"),
+    [
+        (b"/", [(b"Host", b"a"), (b"Transfer-Encoding", b" Chunked ")], ""),
+        (b"*", [], ""),
+        (b"/", [(b"Transfer-Encoding", b"gzip, chunked")], "transfer coding"),
+        (b"/", [(b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")], "transfer coding"),
+        (b"/", [(b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"1")], "both"),
+        (b"/", [(b"Host", b"a"), (b"hOST", b"a")], "more than one Host"),
+        (b"/a#b", [], "fragment"),
+        (b"file:///a", [], "neither"),
+    ],
+)
+def test_what_servers_could_read_differently_is_told(target: bytes, headers: list[Field], fault: str) -> None:
+    said = RequestHead(b"POST", target, headers).fault()
+    assert fault in said
+    assert bool(fault) == bool(said)
+
+
+def test_a_path_is_read_as_servers_read_it() -> None:
+    assert RequestHead(b"POST", b"/v1/chat/%63ompletions?%63", []).path == "/v1/chat/completions"
 
 
 def test_a_list_of_tokens() -> None:

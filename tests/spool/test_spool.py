@@ -57,6 +57,8 @@ async def test_a_full_stream_leaves_the_others_what_they_need(tmp_path: Path) ->
 async def test_a_stream_that_nobody_uses_any_more_is_told(tmp_path: Path) -> None:
     settings = SpoolSettings(max_bytes=MIB, min_free_bytes=0, segment_bytes=SEGMENT)
     (tmp_path / "old").mkdir()
+    (tmp_path / "another-spool").mkdir()
+    (tmp_path / "another-spool/lock").touch()
     with structlog.testing.capture_logs() as lines:
         async with open_spool(tmp_path, settings, {"a": FAST}, key="spool"):
             pass

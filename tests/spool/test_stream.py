@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 from hypothesis import HealthCheck, given, settings
@@ -284,3 +285,29 @@ async def test_ages(tmp_path: Path) -> None:
         assert stream.state().oldest_at_ns is not None
         await take(stream, 1)
         assert stream.state().oldest_at_ns is None
+
+
+async def test_who_put_an_item_can_tell_its_number_and_whether_it_is_durable(tmp_path: Path) -> None:
+    async with Life(open_log(tmp_path), SLOW) as stream:
+        assert (stream.put_through, stream.durable_through) == (0, 0)
+        stream.put([b"a", b"b"])
+        assert (stream.put_through, stream.durable_through) == (2, 0)
+        flushed = anyio.Event()
+
+        async def flush() -> None:
+            await stream.flush()
+            flushed.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(flush)
+            while not flushed.is_set():  # also in between the numbers hold, and go on
+                assert stream.put_through == 2
+                assert stream.durable_through in (0, 2)
+                await anyio.lowlevel.checkpoint()
+        assert stream.durable_through == 2
+        stream.put([b"c"])
+        assert (stream.put_through, stream.durable_through) == (3, 2)
+        batch = await stream.read(10, 1 << 20)
+        assert batch.sequences[-1] == 2
+    async with Life(open_log(tmp_path)) as stream:
+        assert (stream.put_through, stream.durable_through) == (3, 3)

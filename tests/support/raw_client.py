@@ -3,10 +3,14 @@
 Both ends of a test listen with this: what it accepts has one meaning only, whoever reads it.
 """
 
+import os
 import re
+import socket
+import struct
 from asyncio import IncompleteReadError, LimitOverrunError, StreamReader, StreamWriter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import anyio
@@ -212,7 +216,7 @@ async def _fields(reader: StreamReader) -> Fields:
 def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
     """The data in pieces; a cut is anywhere, taken modulo the length."""
     edges = sorted({place % (len(data) + 1) for place in at} | {0, len(data)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 async def play(writer: StreamWriter, data: bytes, cuts: Sequence[int] = (), turns: int = 1) -> None:
@@ -223,6 +227,14 @@ async def play(writer: StreamWriter, data: bytes, cuts: Sequence[int] = (), turn
             await writer.drain()
         for _ in range(turns):
             await anyio.lowlevel.checkpoint()
+
+
+def reset(wire: Wire) -> None:
+    """End the connection with RST, as a machine that has crashed does."""
+    sock = wire.writer.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(sock.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.reset()
 
 
 async def closed_by_peer(wire: Wire) -> bool:

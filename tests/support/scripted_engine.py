@@ -7,11 +7,12 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 from hypothesis import strategies as st
 
-from tests.support.raw_client import Fields, Framing, Heard, Malformed, hear_body, hear_request_head, play
+from tests.support.raw_client import Fields, Framing, Heard, Malformed, hear_body, hear_request_head, play, reset
 from tests.support.upstream import ScriptedUpstream, Wire, upstream
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -25,6 +26,7 @@ TYPES: dict[Kind, bytes] = {
 _WORDS = ("a", "hello", "ünï", "{", '"', "\\n", "data: ", "[DONE]", "0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "漢字", "")
 
 
+@cache
 def blob(kind: Kind, seed: int, size: int) -> bytes:
     """A body of exactly `size` bytes that looks like what engines send, or like nothing at all."""
     dice = random.Random(seed)
@@ -41,15 +43,21 @@ def blob(kind: Kind, seed: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Framed:
-    """A body and how it is put on the wire. `sizes`: of the chunks, the last one takes the rest."""
+    """A body and how it is put on the wire. `sizes`: of the chunks, the last one takes the rest.
 
-    body: bytes = field(repr=False)
+    The body is given, or what `blob` makes of this: an example of a property is printed, and must be short.
+    """
+
+    given: bytes | tuple[Kind, int, int]
     framing: Framing
     sizes: tuple[int, ...] = ()
     extension: bytes = b""
     digits: str = "%x"
     trailers: tuple[tuple[bytes, bytes], ...] = ()
-    made_of: tuple[Kind, int, int] | None = None  # what `blob` was asked for
+
+    @property
+    def body(self) -> bytes:
+        return self.given if isinstance(self.given, bytes) else blob(*self.given)
 
     def head(self) -> bytes:
         if self.framing == "chunked":
@@ -129,7 +137,7 @@ class Engine:
             said = said[: plan.stop % len(said)]
         await play(wire.writer, said, plan.cuts, plan.turns)
         if plan.stop is not None and plan.by_reset:
-            wire.reset()
+            reset(wire)
         return not plan.ends_connection
 
 
@@ -183,7 +191,9 @@ _fields: st.SearchStrategy[tuple[tuple[bytes, bytes], ...]] = st.lists(
     max_size=5,
 ).map(tuple)
 _interim = st.lists(
-    st.sampled_from((b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")),
+    st.sampled_from(
+        (b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
+    ),
     max_size=2,
 ).map(tuple)
 
@@ -195,13 +205,12 @@ def framed(framings: Sequence[Framing], *, trailers: bool = True) -> st.SearchSt
     def draw_one(draw: st.DrawFn) -> tuple[Kind, Framed]:
         kind, framing = draw(_kinds), draw(st.sampled_from(tuple(framings)))
         made_of = (kind, draw(_seeds), 0 if framing == "none" else draw(_sizes))
-        body = blob(*made_of)
         if framing != "chunked":
-            return kind, Framed(body, framing, made_of=made_of)
+            return kind, Framed(made_of, framing)
         sizes = draw(st.lists(st.integers(1, 9) | st.integers(1, 70_000), max_size=12).map(tuple))
         digits = draw(st.sampled_from(("%x", "%X", "%06x")))
         fields = draw(_trailers) if trailers else ()
-        return kind, Framed(body, framing, sizes, draw(_extensions), digits, fields, made_of)
+        return kind, Framed(made_of, framing, sizes, draw(_extensions), digits, fields)
 
     return draw_one()
 

@@ -1,0 +1,1 @@
+"""Quotas: policies, windows, reservations, and the arithmetic of leases on both sides."""

@@ -1,0 +1,1 @@
+"""gRPC calls of clients → the engine and back, over HTTP/2, each one recorded."""
