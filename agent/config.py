@@ -18,7 +18,7 @@ from agent.doors.settings import require_credentials
 from agent.ledger.settings import PricesSettings
 from agent.runners.settings import RulesSettings
 from agent.settings import NodeSettings, Section, StorageSettings
-from agent.sidecar.quota_settings import QuotasSettings
+from agent.sidecar.quota.settings import QuotasSettings
 from agent.sidecar.settings import SidecarSettings
 
 ENVIRONMENT_PREFIX = "ENGINEROOM__"

@@ -17,8 +17,8 @@ from agent.doors.settings import ClientTlsSettings
 from agent.doors.tls import ClientTls
 from agent.doors.tokens import parse_token
 from agent.settings import split_address
+from agent.sidecar.records.shipping import DEAD_LETTERS
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.shipping import DEAD_LETTERS
 from agent.spool.inspect import LOCK_NAME, items, streams_in
 from agent.spool.settings import SpoolSettings, StreamLimits
 from agent.spool.spool import open_spool

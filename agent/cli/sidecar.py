@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from agent.sidecar.listening import Listening
     from agent.sidecar.settings import SidecarSettings
+    from agent.sidecar.sockets.listening import Listening
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     own = load(options.config, {**os.environ, **overrides}).sidecar
     backend = {"use_uvloop": True}
     if options.worker is None and own.workers > 1:
-        from agent.sidecar.workers_admin import serve_workers
+        from agent.sidecar.workers.admin import serve_workers
 
         anyio.run(serve_workers, own, own.workers, partial(_command, options), own.sockets, backend_options=backend)
         return 0
@@ -66,7 +66,7 @@ def waiting_room(settings: "SidecarSettings", worker: int | None) -> "Iterator[L
     if worker is not None or settings.sockets.reuse_port:
         yield None
         return
-    from agent.sidecar.listening import open_listening
+    from agent.sidecar.sockets.listening import open_listening
 
     listening = open_listening(settings.listen, settings.sockets)
     try:

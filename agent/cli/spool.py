@@ -116,7 +116,7 @@ def _stat_lines(streams: "list[StreamStat]", now_ns: int) -> list[str]:
 
 def _blocked(settings: "Settings", folder: Path, streams: "list[StreamStat]", free: int) -> str:
     """Why the sidecar cannot begin another segment; only told for the folder that the settings are about."""
-    from agent.sidecar.shipping import spool_folder, worker_folders
+    from agent.sidecar.records.shipping import spool_folder, worker_folders
 
     bounds, base = settings.sidecar.spool, spool_folder(settings.sidecar).resolve()
     of_worker = folder.resolve().parent == base and folder in worker_folders(folder.parent).values()

@@ -27,7 +27,7 @@ def find_folders(given: Path | None, config: Path | None) -> list[SpoolFolder]:
     `given` is a folder, or the name of one of the spools of the configuration's sidecar, which then is the only one
     meant. Raises `ConfigError` when there is none, or this user may not read it.
     """
-    from agent.sidecar.shipping import worker_number
+    from agent.sidecar.records.shipping import worker_number
 
     if given is not None and given.name == str(given) and not given.exists() and (named := _named(given, config)):
         return [named]
@@ -60,7 +60,7 @@ def _named(name: Path, config: Path | None) -> SpoolFolder | None:
 
 
 def _found(folder: Path) -> list[SpoolFolder]:
-    from agent.sidecar.shipping import worker_folders
+    from agent.sidecar.records.shipping import worker_folders
 
     workers = [one for one in worker_folders(folder).values() if _is_spool(one)]
     own = [folder] if _is_spool(folder) else []
@@ -118,6 +118,6 @@ def _user(number: int) -> str:
 
 def _configured(config: Path | None) -> Path:
     from agent.config import load
-    from agent.sidecar.shipping import spool_folder
+    from agent.sidecar.records.shipping import spool_folder
 
     return spool_folder(load(config).sidecar)

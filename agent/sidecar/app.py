@@ -16,23 +16,23 @@ from agent.clock import BillClock
 from agent.core.ports import ConfigError
 from agent.doors.tls import ServerTls
 from agent.lifecycle import Health, every, until_signal
-from agent.sidecar.addresses import parse_listen
-from agent.sidecar.admin import Parts, serve_admin
-from agent.sidecar.alpn import offering
-from agent.sidecar.balance_checks import Checks, checks_wanted
-from agent.sidecar.crowd import Crowd
+from agent.sidecar.admin.admin import Parts, serve_admin
+from agent.sidecar.crowd.crowd import Crowd
 from agent.sidecar.forward import Forwarder
-from agent.sidecar.grpc_door import GrpcDoor
-from agent.sidecar.histograms import Histograms
-from agent.sidecar.listening import Listening, open_listening
-from agent.sidecar.orphans import Orphans, orphan_folders
-from agent.sidecar.record import Recorder, Tally
+from agent.sidecar.gateway.checks import Checks, checks_wanted
+from agent.sidecar.gateway.upstreams import Upstreams
+from agent.sidecar.grpc.door import GrpcDoor
+from agent.sidecar.records.histograms import Histograms
+from agent.sidecar.records.record import Recorder, Tally
+from agent.sidecar.records.shipping import Shipping, shipping
 from agent.sidecar.server import ClientConnection, Listener
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.shipping import Shipping, shipping
-from agent.sidecar.tenancy import Tenancy
-from agent.sidecar.upstreams import Upstreams
-from agent.sidecar.workers import end_with_parent, worker_settings
+from agent.sidecar.sockets.addresses import parse_listen
+from agent.sidecar.sockets.alpn import offering
+from agent.sidecar.sockets.listening import Listening, open_listening
+from agent.sidecar.tenancy.tenancy import Tenancy
+from agent.sidecar.workers.orphans import Orphans, orphan_folders
+from agent.sidecar.workers.workers import end_with_parent, worker_settings
 
 if TYPE_CHECKING:
     from agent.sidecar.grpc.forwarder import GrpcForwarder
@@ -189,7 +189,7 @@ async def _open(
 
 
 def _grpc(forwarder: Forwarder, crowd: Crowd) -> "GrpcForwarder":
-    from agent.sidecar.grpc_parts import make_grpc
+    from agent.sidecar.grpc.parts import make_grpc
 
     return make_grpc(forwarder, crowd)
 

@@ -7,17 +7,17 @@ import anyio
 
 from agent.core.requests import Outcome, Usage
 from agent.sidecar.asks import Ask, Refusal, refusal_answer
-from agent.sidecar.balance import Engine
 from agent.sidecar.forward import Forwarder
+from agent.sidecar.gateway.balance import Engine
+from agent.sidecar.gateway.upstream import UpstreamConnection, UpstreamPool
 from agent.sidecar.ids import RANDOM_BITS, uuid7
-from agent.sidecar.meter_request import BYTES_PER_TOKEN
+from agent.sidecar.meter.request import BYTES_PER_TOKEN
 from agent.sidecar.plans import Plan
-from agent.sidecar.quota import Ticket
-from agent.sidecar.record import Observation
-from agent.sidecar.tenancy import CHALLENGE
-from agent.sidecar.upstream import UpstreamConnection, UpstreamPool
-from agent.sidecar.usage_option import Asked, ask_for_usage
-from agent.sidecar.usage_strip import UsageStrip, usage_strip_for
+from agent.sidecar.quota.quotas import Ticket
+from agent.sidecar.records.record import Observation
+from agent.sidecar.tenancy.tenancy import CHALLENGE
+from agent.sidecar.usage.option import Asked, ask_for_usage
+from agent.sidecar.usage.strip import UsageStrip, usage_strip_for
 from agent.sidecar.wire import ResponseHead, problem
 
 _random_bits = random.Random().getrandbits

@@ -7,11 +7,11 @@ import structlog
 from anyio.abc import TaskGroup
 
 from agent.clock import NS, BillClock
-from agent.sidecar.quota import Quotas
-from agent.sidecar.record import Recorder, Tally
+from agent.sidecar.gateway.upstreams import Upstreams
+from agent.sidecar.quota.quotas import Quotas
+from agent.sidecar.records.record import Recorder, Tally
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.tenancy import Tenancy
-from agent.sidecar.upstreams import Upstreams
+from agent.sidecar.tenancy.tenancy import Tenancy
 
 if TYPE_CHECKING:
     from agent.sidecar.exchange import Exchange

@@ -13,16 +13,16 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from agent.clock import NS
 from agent.sidecar.asks import Caller
-from agent.sidecar.crowd import Crowd, Pace, source_of
+from agent.sidecar.crowd.crowd import Crowd, Pace, source_of
+from agent.sidecar.crowd.turning_away import TurningAway
 from agent.sidecar.exchange import Exchange
 from agent.sidecar.forward import Forwarder
-from agent.sidecar.grpc_door import GrpcDoor
+from agent.sidecar.gateway.upstream import HIGH_WATER_BYTES, LOW_WATER_BYTES
+from agent.sidecar.grpc.door import GrpcDoor
 from agent.sidecar.plans import Plan, is_recorded
-from agent.sidecar.tenancy import UNCHANGED
-from agent.sidecar.tenancy_hops import REPEATED
-from agent.sidecar.tenancy_settings import UNIX
-from agent.sidecar.turning_away import TurningAway
-from agent.sidecar.upstream import HIGH_WATER_BYTES, LOW_WATER_BYTES
+from agent.sidecar.tenancy.hops import REPEATED
+from agent.sidecar.tenancy.settings import UNIX
+from agent.sidecar.tenancy.tenancy import UNCHANGED
 from agent.sidecar.wire import (
     MAX_HEAD_BYTES,
     Cut,

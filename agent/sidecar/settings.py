@@ -8,14 +8,14 @@ from pydantic import Field, field_validator
 
 from agent.doors.settings import AuthSettings, ClientTlsSettings, LimitSettings, TlsSettings
 from agent.settings import ConfigPath, Section
-from agent.sidecar.addresses import parse_listen, parse_upstream
-from agent.sidecar.balance_settings import BalanceSettings, EngineEntry
-from agent.sidecar.crowd_settings import CrowdSettings
-from agent.sidecar.grpc_settings import GrpcSettings
-from agent.sidecar.quota_settings import QuotasSettings
-from agent.sidecar.socket_settings import DialSettings, ListenSettings
-from agent.sidecar.tenancy_settings import HeaderName, TenancySettings
-from agent.sidecar.usage_settings import UsageSettings
+from agent.sidecar.crowd.settings import CrowdSettings
+from agent.sidecar.gateway.settings import BalanceSettings, EngineEntry
+from agent.sidecar.grpc.settings import GrpcSettings
+from agent.sidecar.quota.settings import QuotasSettings
+from agent.sidecar.sockets.addresses import parse_listen, parse_upstream
+from agent.sidecar.sockets.settings import DialSettings, ListenSettings
+from agent.sidecar.tenancy.settings import HeaderName, TenancySettings
+from agent.sidecar.usage.settings import UsageSettings
 from agent.spool.settings import SpoolSettings
 
 

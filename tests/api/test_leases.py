@@ -22,9 +22,9 @@ from agent.doors.identity import Identity
 from agent.lifecycle import Health
 from agent.runners.leases import LateRenewal, LeaseDesk
 from agent.sidecar.asks import Ask, Refusal
-from agent.sidecar.quota import Quotas, Ticket
-from agent.sidecar.quota_client import AgentLeases
-from agent.sidecar.ship import open_session
+from agent.sidecar.quota.client import AgentLeases
+from agent.sidecar.quota.quotas import Quotas, Ticket
+from agent.sidecar.records.ship import open_session
 from tests.support.api import node, open_doors, served
 from tests.support.quotas import NS, policy, rule
 

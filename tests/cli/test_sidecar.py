@@ -10,7 +10,7 @@ from agent.cli.sidecar import waiting_room
 from agent.core.ports import ConfigError
 from agent.sidecar.app import serve
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.socket_settings import ListenSettings
+from agent.sidecar.sockets.settings import ListenSettings
 from tests.support.sidecar import NOWHERE
 
 

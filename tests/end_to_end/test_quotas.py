@@ -18,9 +18,9 @@ from agent.core.quotas.policy import Policy
 from agent.core.requests import Usage
 from agent.lifecycle import Health
 from agent.sidecar.asks import Ask, Refusal
-from agent.sidecar.quota import Quotas, Ticket
-from agent.sidecar.quota_client import AgentLeases
-from agent.sidecar.ship import open_session
+from agent.sidecar.quota.client import AgentLeases
+from agent.sidecar.quota.quotas import Quotas, Ticket
+from agent.sidecar.records.ship import open_session
 from tests.support.agent import RunningAgent, agent, free_port
 from tests.support.gateway import Member, member
 from tests.support.sidecar import SidecarProcess, sidecar, sidecar_process

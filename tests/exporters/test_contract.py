@@ -15,8 +15,8 @@ from agent.core.alerts.alert import Alert, AlertState
 from agent.core.http_outcome import REASON_CHARACTERS
 from agent.core.ports import Exporter, Paused, Rejected, TooLarge, TryLater
 from agent.core.requests import RecordReceipt
-from agent.sidecar.records import SpooledEvent
-from agent.sidecar.ship import RecordsExporter
+from agent.sidecar.records.queue import SpooledEvent
+from agent.sidecar.records.ship import RecordsExporter
 from exporters.alertmanager import AlertmanagerExporter
 from exporters.post import open_session
 from exporters.webhook import WebhookExporter

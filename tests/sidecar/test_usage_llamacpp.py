@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from agent.sidecar.usage_option import ask_for_usage
-from agent.sidecar.usage_strip import usage_strip_for
+from agent.sidecar.usage.option import ask_for_usage
+from agent.sidecar.usage.strip import usage_strip_for
 from tests.support.llamacpp import MODEL, llama_server
 
 TOKENS = 6

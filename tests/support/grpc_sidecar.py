@@ -11,15 +11,15 @@ import anyio
 
 from agent.clock import BillClock
 from agent.core.requests import RequestEnded, RequestEvent, RequestRecord
-from agent.sidecar.addresses import parse_upstream
-from agent.sidecar.dialling import dialler
 from agent.sidecar.grpc.connection import GrpcConnection
 from agent.sidecar.grpc.forwarder import GrpcForwarder
 from agent.sidecar.grpc.services import GrpcServices
+from agent.sidecar.grpc.settings import GrpcSettings
 from agent.sidecar.grpc.upstream import connector
-from agent.sidecar.grpc_settings import GrpcSettings
-from agent.sidecar.record import Recorder, Tally
-from agent.sidecar.socket_settings import DialSettings
+from agent.sidecar.records.record import Recorder, Tally
+from agent.sidecar.sockets.addresses import parse_upstream
+from agent.sidecar.sockets.dialling import dialler
+from agent.sidecar.sockets.settings import DialSettings
 from tests.support.upstream import until
 
 SWEEP_SECONDS = 0.05

@@ -19,9 +19,9 @@ import msgspec
 from agent.clock import unix_ns
 from agent.core.requests import RequestEnded, RequestEvent, RequestRecord, RequestStarted
 from agent.sidecar.ids import RANDOM_BITS, uuid7
-from agent.sidecar.inflight import InFlight, open_inflight
-from agent.sidecar.lost import EventMaker, tell_lost
-from agent.sidecar.records import RecordQueue, read_item
+from agent.sidecar.records.inflight import InFlight, open_inflight
+from agent.sidecar.records.lost import EventMaker, tell_lost
+from agent.sidecar.records.queue import RecordQueue, read_item
 from agent.spool.settings import SpoolSettings, StreamLimits
 from agent.spool.spool import open_spool
 from agent.spool.stream import Stream

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agent.sidecar.meter import meter_for
-from agent.sidecar.meter_reading import Measured, Reading
+from agent.sidecar.meter.meters import meter_for
+from agent.sidecar.meter.reading import Measured, Reading
 
 SSE, LINES, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 

@@ -18,9 +18,9 @@ from agent.core.requests import RecordBatch, RecordReceipt, RequestEnded, Reques
 from agent.lifecycle import Health
 from agent.sidecar.app import RunningSidecar, running
 from agent.sidecar.forward import Forwarder
+from agent.sidecar.records.shipping import Shipping
 from agent.sidecar.server import Listener
 from agent.sidecar.settings import SidecarSettings
-from agent.sidecar.shipping import Shipping
 from tests.support.upstream import WAIT_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ from typing import Any
 
 from agent.clock import NS, unix_ns
 from agent.sidecar.asks import Caller, Refusal
-from agent.sidecar.tenancy import Tenancy
-from agent.sidecar.tenancy_settings import TenancySettings
+from agent.sidecar.tenancy.settings import TenancySettings
+from agent.sidecar.tenancy.tenancy import Tenancy
 from tests.support.credentials import AUDIENCE, ISSUER, SigningKey, jwks, put
 
 NOW = (unix_ns() // NS - 86_400) * NS  # not the real clock's instant: who mixes the two shall notice

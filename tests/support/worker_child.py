@@ -13,7 +13,7 @@ import anyio
 from aiohttp import web
 
 from agent.settings import split_address
-from agent.sidecar.workers import Command, end_with_parent
+from agent.sidecar.workers.workers import Command, end_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDS = {"refuse": 2, "die": 7}

@@ -21,7 +21,7 @@ from h2.events import (
 
 from agent.clock import NS
 from agent.sidecar.asks import Caller, Refusal
-from agent.sidecar.crowd import source_of
+from agent.sidecar.crowd.crowd import source_of
 from agent.sidecar.grpc.call import Call
 from agent.sidecar.grpc.forwarder import GrpcForwarder
 from agent.sidecar.grpc.heads import CallHead, plain_refusal, pushback, read_head, trailers_only
@@ -31,7 +31,7 @@ from agent.sidecar.grpc.observation import CallObservation
 from agent.sidecar.grpc.status import RESOURCE_EXHAUSTED
 from agent.sidecar.grpc.tokens import is_recorded
 from agent.sidecar.ids import RANDOM_BITS, trace_id_of, traceparent, uuid7
-from agent.sidecar.tenancy_settings import UNIX
+from agent.sidecar.tenancy.settings import UNIX
 
 log = structlog.get_logger()
 

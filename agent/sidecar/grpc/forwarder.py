@@ -9,7 +9,7 @@ from agent.clock import NS, BillClock
 from agent.sidecar.grpc.services import GrpcServices
 from agent.sidecar.grpc.status import UNAVAILABLE
 from agent.sidecar.grpc.upstream import GrpcPool
-from agent.sidecar.record import Tally
+from agent.sidecar.records.record import Tally
 
 if TYPE_CHECKING:
     from agent.sidecar.grpc.call import Call

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agent.sidecar.grpc.status import encode_message
-from agent.sidecar.tenancy_hops import REPEATED
+from agent.sidecar.tenancy.hops import REPEATED
 
 Fields = list[tuple[bytes, bytes]]
 # A client may not say these of itself; `te: trailers` stays, servers of gRPC ask for it.

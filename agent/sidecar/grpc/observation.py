@@ -6,7 +6,7 @@ from agent.sidecar.grpc.messages import MessageReader
 from agent.sidecar.grpc.status import outcome_of
 from agent.sidecar.grpc.tokens import HEAD_BYTES, reading_for
 from agent.sidecar.ids import RequestId
-from agent.sidecar.record import MAX_SHOWN, PROGRESS_NS, START_NS, Recorder, shown
+from agent.sidecar.records.record import MAX_SHOWN, PROGRESS_NS, START_NS, Recorder, shown
 
 HTTP_OK = 200
 

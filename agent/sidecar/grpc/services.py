@@ -10,8 +10,8 @@ from anyio.abc import TaskGroup
 from agent.clock import BillClock
 from agent.core.requests import Usage
 from agent.sidecar.asks import Ask, Caller, Refusal
-from agent.sidecar.grpc_settings import GrpcSettings
-from agent.sidecar.record import Recorder
+from agent.sidecar.grpc.settings import GrpcSettings
+from agent.sidecar.records.record import Recorder
 
 
 class Times(Protocol):

@@ -17,12 +17,12 @@ from h2.events import (
 )
 
 from agent.clock import NS
-from agent.sidecar.addresses import Address
-from agent.sidecar.dialling import Dialler
 from agent.sidecar.grpc.heads import Fields
 from agent.sidecar.grpc.http2 import Http2
 from agent.sidecar.grpc.link import Link
 from agent.sidecar.grpc.services import Connect
+from agent.sidecar.sockets.addresses import Address
+from agent.sidecar.sockets.dialling import Dialler
 
 if TYPE_CHECKING:
     from agent.sidecar.grpc.call import Call

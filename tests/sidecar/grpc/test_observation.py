@@ -10,7 +10,7 @@ from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, R
 from agent.sidecar.asks import Ask, Caller
 from agent.sidecar.grpc.observation import CallObservation
 from agent.sidecar.ids import RequestId, uuid7
-from agent.sidecar.record import MAX_SHOWN, Recorder, Tally
+from agent.sidecar.records.record import MAX_SHOWN, Recorder, Tally
 from tests.support.grpc_sidecar import Slots
 from tests.support.http2 import framed
 from tests.support.triton import empty_final, token

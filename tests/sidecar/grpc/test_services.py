@@ -9,12 +9,12 @@ from agent.clock import boot_ns
 from agent.core.quotas.policy import Policy
 from agent.core.requests import Usage
 from agent.sidecar.asks import Ask, Caller, Refusal
-from agent.sidecar.crowd import Crowd
-from agent.sidecar.crowd_settings import CrowdSettings
+from agent.sidecar.crowd.crowd import Crowd
+from agent.sidecar.crowd.settings import CrowdSettings
 from agent.sidecar.grpc.services import GrpcServices, Quotas, Rewrite, Ticket
-from agent.sidecar.quota import Quotas as RealQuotas
-from agent.sidecar.quota import Ticket as RealTicket
-from agent.sidecar.tenancy import Rewrite as RealRewrite
+from agent.sidecar.quota.quotas import Quotas as RealQuotas
+from agent.sidecar.quota.quotas import Ticket as RealTicket
+from agent.sidecar.tenancy.tenancy import Rewrite as RealRewrite
 from tests.support.grpc_sidecar import grpc_sidecar
 from tests.support.http2 import CALL, answer_all, call, client, engine
 from tests.support.quotas import policy, rule

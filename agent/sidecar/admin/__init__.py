@@ -1,0 +1,1 @@
+"""The sidecar's own address: metrics, probes, dead letters."""

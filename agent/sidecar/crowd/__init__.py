@@ -1,0 +1,1 @@
+"""What clients may take in connections, size, rate and time."""

@@ -1,0 +1,1 @@
+"""The engines behind the sidecar, and which of them gets a request."""

@@ -1,0 +1,1 @@
+"""Bytes of requests and responses → tokens, instants, outcomes."""

@@ -1,0 +1,1 @@
+"""What a tenant may use, and what happens when it is more."""

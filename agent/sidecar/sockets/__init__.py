@@ -1,0 +1,1 @@
+"""Where the sidecar listens, and how it connects."""

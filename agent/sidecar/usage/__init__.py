@@ -1,0 +1,1 @@
+"""Asking engines for usage in streams, and taking it out again."""
