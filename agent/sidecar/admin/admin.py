@@ -26,8 +26,10 @@ from agent.sidecar.server import Listener
 from agent.sidecar.settings import SidecarSettings
 from agent.sidecar.workers.metrics import MergedPages
 from agent.sidecar.workers.orphans import Orphans
+from agent.sidecar.workers.workers import NO_ENGINE
 
 PREFIX = "engineroom_sidecar_"
+REACH_SECONDS = 0.8  # a kubelet gives a probe one second unless it is told otherwise
 
 
 @dataclass(slots=True)
@@ -94,17 +96,24 @@ def _delivery(shipping: Shipping) -> Iterable[Sample]:
 
 
 async def _ready(parts: Parts) -> tuple[bool, Iterable[str]]:
-    """Ready means listening: an engine that is down is told, but clients shall get its 502."""
-    ready = parts.listening() and not parts.forwarder.draining
+    """Ready means that requests are taken, and an engine is there to answer them."""
+    why = ""
+    if parts.forwarder.draining:
+        why = "draining"
+    elif not parts.listening():
+        why = "not listening"
+    elif not await parts.forwarder.upstreams.any_reachable(REACH_SECONDS):
+        why = NO_ENGINE
     delivery, records = parts.shipping.delivery.state(), parts.shipping.records.state()
     agent = {
         None: "not asked yet",
         True: "reachable",
         False: f"{'paused' if delivery.paused else 'not reachable'} ({delivery.reason}); records wait",
     }[delivery.ok]
-    return ready, (
-        "ready" if ready else "not ready: " + ("draining" if parts.forwarder.draining else "not listening"),
-        f"upstream: {parts.forwarder.upstreams.error or parts.listener.grpc.error or 'no failure seen'}",
+    errors = (parts.forwarder.upstreams.error, parts.listener.grpc.error)
+    return not why, (
+        f"not ready: {why}" if why else "ready",
+        f"upstream: {'; '.join(error for error in errors if error) or 'no failure seen'}",
         f"agent: {agent}",
         f"records waiting: {records.waiting + records.pending}",
         f"spool: {records.blocked or 'ok'}",

@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+import anyio
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -266,6 +267,23 @@ class UpstreamPool:
         loop = asyncio.get_running_loop()
         _, connection = await self._dialler.connect(loop, self.address, lambda: UpstreamConnection(self))
         return connection
+
+    async def is_reachable(self, seconds: float) -> bool:
+        """Whether the engine takes connections now. An unused open one says so; else one is made, and kept."""
+        if self._idle:
+            return True
+        try:
+            with anyio.fail_after(seconds):
+                connection = await self.connect()
+        except TimeoutError:
+            self.reached(f"no connection to {self.name} within {seconds:g} s")
+            return False
+        except OSError as error:
+            self.reached(f"no connection to {self.name}: {error.strerror or error}")
+            return False
+        self.reached("")
+        self.give(connection, self.clock.now_ns())
+        return True
 
     def reached(self, error: str) -> None:
         """Note whether the engine could be reached; said once per change."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import anyio
+
 from agent.clock import BillClock
 from agent.sidecar.gateway.balance import Balance, Engine
 from agent.sidecar.gateway.checks import Door
@@ -57,6 +59,18 @@ class Upstreams:
     ) -> Engine | None:
         """An engine, which counts as having begun a request: `balance.ended` must follow. None: there is no other."""
         return self.balance.choose(now_ns, exclude, model=model, key=key)
+
+    async def any_reachable(self, seconds: float) -> bool:
+        """Whether at least one engine takes connections now."""
+        found: list[bool] = []
+
+        async def ask(pool: UpstreamPool) -> None:
+            found.append(await pool.is_reachable(seconds))
+
+        async with anyio.create_task_group() as group:
+            for pool in self.pools:
+                group.start_soon(ask, pool)
+        return any(found)
 
     def sweep(self) -> None:
         """Close what has been unused for too long."""

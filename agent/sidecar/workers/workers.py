@@ -28,6 +28,9 @@ from agent.sidecar.sockets.settings import ListenSettings
 
 log = structlog.get_logger()
 
+NO_ENGINE = "no engine can be reached"
+"""What a sidecar's readiness says first while none of its engines takes connections."""
+
 ADMIN_SOCKET = "admin.sock"
 NAME_CHARACTERS = 128
 BACKOFF_SECONDS = 0.1
@@ -187,7 +190,7 @@ class Workers:
 
     async def _until_ready(self, worker: Worker) -> None:
         seconds = LOOK_SECONDS
-        while (answer := await worker.ask("/readyz", 1.0)) is None or answer[0] != 200:
+        while not _serves(await worker.ask("/readyz", 1.0)):
             await anyio.sleep(seconds)
             seconds = min(1.2 * seconds, LOOK_MAX_SECONDS)
         worker.served = True
@@ -207,6 +210,11 @@ class Workers:
                 log.error("worker_killed", process=process.pid, after_seconds=self.end_seconds)
                 _signal(process, signal.SIGKILL)
             await process.aclose()
+
+
+def _serves(answer: tuple[int, str] | None) -> bool:
+    """Whether a worker takes connections, by its readiness; it does also while no engine is there."""
+    return answer is not None and (answer[0] == 200 or answer[1].startswith(f"not ready: {NO_ENGINE}"))
 
 
 def _signal(process: Process, number: signal.Signals) -> None:

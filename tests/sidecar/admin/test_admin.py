@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.core.catalogue import BY_NAME
 from agent.core.requests import RecordReceipt, RefusedEvent
+from tests.support.agent import free_port
 from tests.support.sidecar import Proxy, Receiver, receiver, records, sidecar
 from tests.support.upstream import Wire, connect, post, repeat, until, upstream, whole
 
@@ -81,15 +82,29 @@ async def test_the_values_follow_the_traffic() -> None:
     assert after["events_total"] == 2
 
 
-async def test_an_engine_that_is_away_shows_but_the_sidecar_stays_ready() -> None:
+async def test_an_engine_that_is_away_shows_and_makes_the_sidecar_unready() -> None:
     async with sidecar("http://127.0.0.1:9") as proxy, connect(proxy.port) as client:
         await client.send(post(b"{}"))
         assert (await client.answer()).status == 502
         found = await values(proxy)
         assert (found["upstream_up"], found["requests_total.error"]) == (0, 1)
         async with answer(proxy, "/readyz") as (status, text):
-            assert status == 200  # clients shall get its 502, which says more than a refused connection
+            assert (status, text.splitlines()[0]) == (503, "not ready: no engine can be reached")
             assert "upstream: no connection to 127.0.0.1:9" in text
+
+
+async def test_readiness_asks_an_engine_that_nobody_has_used_and_hears_when_it_comes_back() -> None:
+    port = free_port()
+    async with sidecar(f"http://127.0.0.1:{port}") as proxy:
+        async with answer(proxy, "/readyz") as (status, _):
+            assert status == 503
+        async with upstream(repeat(whole(b"{}")), port=port):
+            for _ in range(3):
+                async with answer(proxy, "/readyz") as (status, text):
+                    assert (status, text.splitlines()[0]) == (200, "ready")
+            assert proxy.forwarder.upstreams.idle == 1  # one connection is enough to know
+        async with answer(proxy, "/livez") as (status, _):
+            assert status == 200
 
 
 @pytest.mark.parametrize(("refuses", "said"), [(False, "agent: reachable"), (True, "agent: not reachable (HTTP 503")])
