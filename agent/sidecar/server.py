@@ -183,8 +183,8 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         active = self._active
-        if self._tunnel and active is not None:
-            active.tunnel_eof_from_client()
+        if active is not None and active.tunnel is not None:
+            active.tunnel.client_ended()
             return True
         self._broken = True
         return active is not None and active.request_complete and self.listener.half_close
@@ -201,8 +201,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel:
-            if self._active is not None:
-                self._active.tunnel_bytes(data)
+            if self._active is not None and self._active.tunnel is not None:
+                self._active.tunnel.from_client(data)
             return
         if self._upgrading:
             self._early += data

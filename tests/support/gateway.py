@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 import anyio
 
-from tests.support.sidecar import Proxy, sidecar
-from tests.support.upstream import Message, ScriptedUpstream, Wire, chunked, upstream, whole
+from agent.core.requests import RequestRecord
+from tests.support.sidecar import Proxy, records, sidecar
+from tests.support.upstream import Message, ScriptedUpstream, Wire, chunked, connect, post, until, upstream, whole
 
 Mood = Literal["good", "stream", "broken", "busy", "close", "reset", "half", "hang", "hold", "garbage", "close_once"]
 EVENT = b'data: {"id":"c","model":"tiny","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
 STREAM = (EVENT % b"a", EVENT % b"b", b"data: [DONE]\n\n")
 BODY = b'{"id":"x","model":"tiny","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 UNCHECKED = {"check": False}
+CHAT = b'{"model":"tiny","messages":[]}'
 
 
 def free_port() -> int:
@@ -143,3 +145,26 @@ async def gateway(*moods: Mood, **settings: Any) -> AsyncIterator[tuple[Proxy, S
 def under_way(proxy: Proxy) -> list[int]:
     """Requests that each engine is counted to have."""
     return [engine.outstanding for engine in proxy.forwarder.upstreams.engines]
+
+
+async def ask(proxy: Proxy, request: bytes = post(CHAT)) -> Message:
+    async with connect(proxy.port) as client:
+        await client.send(request)
+        return await client.answer()
+
+
+async def settled(proxy: Proxy, count: int) -> list[RequestRecord]:
+    """The records of so many requests; by then no engine is counted to have any."""
+    await until(lambda: len(records(proxy)) >= count and not proxy.forwarder.active)
+    assert len(records(proxy)) == count
+    assert set(under_way(proxy)) == {0}
+    return records(proxy)
+
+
+@asynccontextmanager
+async def with_a_dead_one(**more: object) -> AsyncIterator[tuple[Proxy, Member]]:
+    """A gateway before a port where nobody listens, and a good engine."""
+    async with member() as good:
+        entries = [{"url": f"http://127.0.0.1:{free_port()}"}, {"url": good.url}]
+        async with sidecar(good.url, upstreams=entries, **{"balance": {"check": False}, **more}) as proxy:
+            yield proxy, good

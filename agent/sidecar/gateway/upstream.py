@@ -71,8 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return False
-        if self.tunnel:
-            exchange.tunnel_eof_from_engine()
+        if exchange.tunnel is not None:
+            exchange.tunnel.engine_ended()
             return True
         if self._head is not None and self._head.until_close and not self._in_head:
             self._finish(exchange, self.pool.clock.now_ns(), keep=False)
