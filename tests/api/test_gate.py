@@ -47,6 +47,7 @@ MAY: dict[str, set[str]] = {
     "/api/v1/cost/reconcile": {"cost", "reader", "all"},
     "/api/v1/cost/prices": {"cost", "reader", "all"},
     "/ingest/v1/records": {"ingest", "zeta", "all"},
+    "/ingest/v1/leases": {"ingest", "zeta", "all"},
 }
 OPEN = ("/static/page.css", "/favicon.ico", "/livez", "/readyz", "/startupz")
 
