@@ -46,7 +46,8 @@ async def test_an_agent_that_was_away_for_long_gets_everything_in_order_and_once
             await here.until_answered(answered, 3600)
             answered.stopped = True
         assert await here.metric('engineroom_delivery_up{destination="agent",stream="records"}') == 0
-        assert (await here.metric('engineroom_delivery_waiting_items{stream="records"}') or 0) >= 3600
+        # The newest of them may not be durable yet.
+        assert (await here.metric('engineroom_delivery_waiting_items{stream="records"}') or 0) > 3500
         await here.agent.start()
         await here.until_delivered()
         assert await here.metric('engineroom_sidecar_events_dropped_total{event="end"}') == 0

@@ -168,7 +168,7 @@ async def test_accepted_is_accounted_for_at_every_scrape() -> None:
         for _ in range(200):
             await client.send(post(b"{}"))
             await client.answer()
-        await until(lambda: proxy.shipping.records.state().waiting == 0)
+        await until(lambda: (state := proxy.shipping.records.state()).accepted == 200 and not state.waiting)
         last = proxy.shipping.records.state()
         group.cancel_scope.cancel()
     for values_then in seen:
