@@ -74,7 +74,7 @@ def _distinct(what: str, names: Iterable[str]) -> None:
             raise ValueError(f"{what} `{name}` is there {times} times; give each its own entry")
 
 
-class ServiceAccountSettings(Section):
+class ClusterTokenSettings(Section):
     """Tokens of Kubernetes service accounts, verified here without asking the cluster."""
 
     jwks_file: ConfigPath = Field(
@@ -91,6 +91,11 @@ class ServiceAccountSettings(Section):
         description="The `aud` that tokens must be made for: the `audience` of the projected volume in the pods. Use "
         "one of its own, so that a token for the cluster's API does not open this door.",
     )
+
+
+class ServiceAccountSettings(ClusterTokenSettings):
+    """Service accounts that may come in."""
+
     accounts: tuple[AccountSettings, ...] = Field(
         min_length=1, description="Accounts that may come in. A valid token of any other account is refused."
     )

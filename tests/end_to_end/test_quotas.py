@@ -172,17 +172,20 @@ async def test_one_budget_of_three_sidecar_processes_and_an_agent_that_is_killed
             await anyio.sleep(1.2)  # for as long as a lease the agent lets no part grow
             engine.mood, statuses = "good", Counter[int]()
 
-            async def some(at: int) -> None:
-                for _ in range(20):
+            async def until_all_is_used(at: int) -> None:
+                # One may be refused for a moment while another sidecar holds a part that it does not use.
+                while statuses[200] < 20:
+                    statuses[await fleet.ask(at, "globex")] += 1
+                for _ in range(10):
                     statuses[await fleet.ask(at, "globex")] += 1
 
-            async with anyio.create_task_group() as group:
-                for at in (0, 1, 2):
-                    group.start_soon(some, at)
-            # Never more; fewer where one was refused while another sidecar held a part that it did not use.
-            assert statuses.total() == statuses[200] + statuses[429] == 60
-            assert 15 <= statuses[200] <= 20
-            assert len(engine.heard) == statuses[200]
+            with anyio.fail_after(30):  # less than the minute that is counted in
+                async with anyio.create_task_group() as group:
+                    for at in (0, 1, 2):
+                        group.start_soon(until_all_is_used, at)
+            assert set(statuses) == {200, 429}
+            assert statuses[200] == len(engine.heard) == 20
+            assert statuses[429] >= 28
             engine.mood = "hold"
             async with fleet.flood(7):
                 assert engine.holding == 7

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from agent.doors.settings import ClusterTokenSettings
 from agent.settings import ConfigPath, Section
 
 UNIX = "unix"
@@ -50,23 +51,9 @@ class JwtSettings(Section):
     )
 
 
-class AccountTenantSettings(Section):
-    """Tokens of Kubernetes service accounts, verified here without asking the cluster."""
+class AccountTenantSettings(ClusterTokenSettings):
+    """Service accounts as tenants."""
 
-    jwks_file: ConfigPath = Field(
-        description="File with the cluster's public keys, as `kubectl get --raw /openid/v1/jwks` prints them. Read "
-        "again when it changes."
-    )
-    issuer: str = Field(
-        min_length=1,
-        description="The `iss` that tokens must have, exactly as `kubectl get --raw "
-        "/.well-known/openid-configuration` shows it.",
-    )
-    audience: str = Field(
-        min_length=1,
-        description="The `aud` that tokens must be made for: the `audience` of the projected volume in the pods. Use "
-        "one of its own, so that a token for the cluster's API does not open this door.",
-    )
     tenant: Literal["namespace", "account"] = Field(
         "namespace", description="What is the tenant: `namespace`, or `account` for namespace/name."
     )
