@@ -27,10 +27,11 @@ from agent.config import Settings
 from agent.core.alerts.rulefile import KeptHistory, RuleGroup
 from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
+from agent.core.gpu_readings import GpuSnapshot
 from agent.core.metrics.samples import Sample
 from agent.core.metrics.series import History
 from agent.core.ports import ConfigError, TryLater
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.readings import EngineSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.datafolder import DataFolder, default_folder, machine_id

@@ -9,7 +9,8 @@ from agent.api import formats
 from agent.api.charts import Frame, Trace, described, meter, plot, top_of
 from agent.api.history_view import Series, latest
 from agent.api.services import AlertView, GroupView, NodeServices
-from agent.core.readings import EngineSnapshot, GpuReading, GpuSnapshot
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
+from agent.core.readings import EngineSnapshot
 
 NS = 1_000_000_000
 HOT_CELSIUS = 85.0  # the thresholds of the shipped rules, drawn and coloured here

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
+from agent.core.readings import EngineSnapshot
 
 
 @dataclass(slots=True)

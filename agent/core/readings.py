@@ -1,4 +1,4 @@
-"""What GPUs and inference engines reported: frozen values that also travel between processes as msgpack.
+"""What inference engines reported: frozen values that also travel between processes as msgpack.
 
 `None` means "not reported"; it is never 0. Data and health are separate fields: a reading whose `state`
 is not ``ok`` carries no measurements.
@@ -7,68 +7,6 @@ is not ``ok`` carries no measurements.
 from typing import Literal
 
 from msgspec import Struct
-
-GpuState = Literal["ok", "lost", "reset_required", "hung", "error"]
-DriverState = Literal["starting", "ok", "no_library", "no_driver", "no_gpu", "restarting", "hung"]
-ProcessKind = Literal["compute", "graphics", "mps"]
-
-
-class GpuProcess(Struct, frozen=True, kw_only=True):
-    """One process that holds memory on a GPU, as NVML lists it."""
-
-    pid: int
-    kind: ProcessKind
-    memory_used_bytes: int | None = None
-
-
-class GpuReading(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU at one instant.
-
-    Identity (`uuid`, `index`, `model`, ...) stays filled when the GPU is lost, so that an alert can name it.
-    `*_read_at_ns` fields of the slower tier say how old that tier is. Ratios are 0..1, the rest base units.
-    """
-
-    uuid: str
-    index: int
-    model: str
-    read_at_ns: int
-    state: GpuState
-    reason: str = ""
-    simulated: bool = False
-    pci_bus_id: str | None = None
-    driver_version: str | None = None
-    cuda_version: str | None = None
-
-    utilization_ratio: float | None = None
-    memory_utilization_ratio: float | None = None  # the memory controller, not how full the memory is
-    memory_used_bytes: int | None = None
-    memory_free_bytes: int | None = None
-    memory_reserved_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    temperature_celsius: float | None = None
-    memory_temperature_celsius: float | None = None
-    temperature_slowdown_celsius: float | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    energy_joules: float | None = None  # since driver load; resets with it
-    energy_source: Literal["counter", "integrated"] | None = None
-    clocks_hertz: dict[str, float] | None = None  # domain ("sm", "memory", "graphics", "video") -> Hz
-    throttle_reasons: tuple[str, ...] | None = None  # reasons active at this instant; () = none active
-    throttle_seconds: dict[str, float] | None = None  # reason -> seconds observed active since the reader started
-    processes: tuple[GpuProcess, ...] | None = None
-    processes_read_at_ns: int | None = None
-
-
-class GpuSnapshot(Struct, frozen=True, kw_only=True):
-    """All GPUs of the node at one tick, and the health of the reader that looked."""
-
-    read_at_ns: int
-    driver: DriverState
-    message: str = ""  # what an operator should know or do; empty when all is well
-    gpus: tuple[GpuReading, ...] = ()
-    nvml_call_seconds: dict[str, float] = {}  # NVML function -> seconds spent in it since the reader started
-    nvml_calls: dict[str, int] = {}  # NVML function -> number of calls
-    reader_restarts: int = 0
 
 
 class Histogram(Struct, frozen=True, kw_only=True):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from agent.clock import NS, BillClock
 from agent.core.board import Board
+from agent.core.gpu_readings import GpuSnapshot
 from agent.core.metrics.published import engine_samples, gauge, gpu_samples, labelled, series_key, traffic_samples
 from agent.core.metrics.samples import Labels, Sample
 from agent.core.metrics.series import History
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.readings import EngineSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.lifecycle import Health

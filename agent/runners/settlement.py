@@ -12,8 +12,9 @@ from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.reports import GpuPrice
 from agent.core.cost.tariff import Tariff
+from agent.core.gpu_readings import GpuSnapshot
 from agent.core.ports import TryLater
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.readings import EngineSnapshot
 from agent.core.requests import (
     RecordBatch,
     RecordReceipt,

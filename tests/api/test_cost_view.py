@@ -1,8 +1,8 @@
 from agent.api.cost_view import MAX_AGE_NS, CostReader, price_panel
 from agent.core.board import Board
 from agent.core.cost.reports import Report, ReportQuery
+from agent.core.gpu_readings import GpuSnapshot
 from agent.core.ports import TryLater
-from agent.core.readings import GpuSnapshot
 from tests.support.api import NOW_NS, CannedLedger, gpu, node, price
 
 

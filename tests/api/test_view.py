@@ -5,7 +5,7 @@ from agent.api.history_view import QUERIES
 from agent.api.services import AlertView, GroupView, RuleView
 from agent.api.view import alert_cards, engine_cards, gpu_notice, gpu_rows, memory_ratio, rule_chips
 from agent.core.board import Board
-from agent.core.readings import GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
 from tests.support.api import NOW_NS, NS, engine, gpu, gpus, node, rule_group
 
 FRAME = Frame(0, 600_000, 5_000)

@@ -16,9 +16,11 @@ PURE = ("agent/core/", "agent/engines/", "agent/sidecar/meter")
 WITHOUT_OWN_TEST = {
     "agent/__main__.py": "runs cli.main, which every end-to-end test starts",
     "agent/core/board.py": "two fields",
+    "agent/core/gpu_readings.py": "values",
     "agent/core/ports.py": "exceptions and a protocol",
     "agent/core/readings.py": "values",
     "agent/core/requests.py": "values",
+    "agent/core/workloads.py": "values",
     "agent/core/cost/reports.py": "values",
     "agent/core/metrics/promql/tree.py": "values",
     "agent/core/metrics/promql/values.py": "values",

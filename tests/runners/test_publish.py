@@ -1,9 +1,10 @@
 from agent.clock import BillClock
 from agent.core.board import Board
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.core.metrics.promql import Vector, evaluate, parse
 from agent.core.metrics.samples import Sample, SeriesKey
 from agent.core.metrics.series import History
-from agent.core.readings import EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot
+from agent.core.readings import EngineSnapshot, EngineStatus
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.lifecycle import Health

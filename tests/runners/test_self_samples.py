@@ -4,7 +4,7 @@ from typing import Any
 from agent.core.alerts.alert import AlertState
 from agent.core.board import Board
 from agent.core.cost.reports import GpuPrice
-from agent.core.readings import GpuReading, GpuSnapshot
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.delivery.latest import DeliveryCounts
 from agent.runners.self_samples import delivery_samples, money_samples, rule_samples
 from exporters.prometheus import render

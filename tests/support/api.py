@@ -22,7 +22,8 @@ from agent.core.cost.reports import (
     RequestCost,
     SlotReconciliation,
 )
-from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
+from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus
 from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
 from agent.doors.identity import ALL_SCOPES, Identity
 from agent.doors.limits import RateLimiter

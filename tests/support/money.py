@@ -5,7 +5,8 @@ from fractions import Fraction
 from typing import Any
 
 from agent.core.cost.prices import HOUR_NS, Part, PriceBook, PriceRow
-from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, GpuProcess, GpuReading, GpuSnapshot
+from agent.core.gpu_readings import GpuProcess, GpuReading, GpuSnapshot
+from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus
 from agent.core.requests import RecordBatch, RequestEnded, RequestEvent, RequestRecord, RequestStarted, Usage
 
 NS = 1_000_000_000

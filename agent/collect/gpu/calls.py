@@ -7,7 +7,7 @@ from typing import Any
 import pynvml
 
 from agent.collect.gpu.codes import LOST_REASONS, describe, verdict
-from agent.core.readings import GpuState
+from agent.core.gpu_readings import GpuState
 
 # pynvml reaches these versions of a function through an argument; here every version has its own name.
 _BY_ARGUMENT: dict[str, Callable[..., Any]] = {

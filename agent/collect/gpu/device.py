@@ -11,7 +11,7 @@ from agent.collect.gpu.calls import Calls, GpuUnavailable, Missed
 from agent.collect.gpu.codes import throttle_words
 from agent.collect.gpu.meters import NS, EnergyMeter, ThrottleMeter
 from agent.collect.gpu.processes import read_processes
-from agent.core.readings import GpuProcess, GpuReading
+from agent.core.gpu_readings import GpuProcess, GpuReading
 
 _FIELD_MEMORY_TEMPERATURE = 82
 _FIELD_ENERGY_MILLIJOULES = 83

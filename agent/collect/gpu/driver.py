@@ -10,7 +10,7 @@ from agent.collect.gpu.codes import cuda_version_text, describe, verdict
 from agent.collect.gpu.device import PROBE_FIRST_NS, Device, Pace
 from agent.collect.gpu.frames import EXIT_ALL_UNKNOWN, EXIT_VERSION_MISMATCH, Tick, Touching
 from agent.collect.gpu.meters import NS
-from agent.core.readings import DriverState, GpuReading
+from agent.core.gpu_readings import DriverState, GpuReading
 
 RETRY_FIRST_NS = 1 * NS
 RETRY_MOST_NS = 60 * NS

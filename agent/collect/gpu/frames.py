@@ -10,7 +10,7 @@ import struct
 import msgspec
 from msgspec import Struct
 
-from agent.core.readings import DriverState, GpuReading
+from agent.core.gpu_readings import DriverState, GpuReading
 
 _HEAD = struct.Struct(">I")
 MAX_FRAME_BYTES = 16 * 2**20

@@ -5,7 +5,7 @@ from typing import Any
 import pynvml
 
 from agent.collect.gpu.calls import Calls, Missed
-from agent.core.readings import GpuProcess, ProcessKind
+from agent.core.gpu_readings import GpuProcess, ProcessKind
 
 _RETRIES = 3  # the list may grow between asking its size and reading it
 # A process may be on several lists; what comes later here decides what it is called.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from agent.core.readings import DriverState, GpuReading, GpuState
+from agent.core.gpu_readings import DriverState, GpuReading, GpuState
 
 # What stays of a reading when a GPU is not read: who it is.
 _IDENTITY = ("uuid", "index", "model", "simulated", "pci_bus_id", "driver_version", "cuda_version")

@@ -25,7 +25,7 @@ from agent.collect.gpu.frames import (
 from agent.collect.gpu.meters import NS
 from agent.collect.gpu.roster import Benched, Roster
 from agent.collect.gpu.settings import GpuSettings
-from agent.core.readings import DriverState, GpuReading, GpuSnapshot
+from agent.core.gpu_readings import DriverState, GpuReading, GpuSnapshot
 
 log = structlog.get_logger()
 

@@ -8,7 +8,8 @@ from collections import deque
 from typing import NamedTuple
 
 from agent.core.cost.reports import SlotState
-from agent.core.readings import EngineState, EngineStatus, GpuReading, GpuSnapshot
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
+from agent.core.readings import EngineState, EngineStatus
 
 NS = 1_000_000_000
 # How far the first status of an engine counts backwards: a fresh agent sees GPUs before it has scraped the engines.

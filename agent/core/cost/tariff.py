@@ -18,7 +18,8 @@ from agent.core.cost.money import split
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.shares import Use, share_cell
 from agent.core.cost.slots import Owner, Period, Timeline
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
+from agent.core.readings import EngineSnapshot
 
 NS = 1_000_000_000
 

@@ -6,8 +6,9 @@ The same samples go to /metrics and into the history that the node's rules ask, 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
+from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.core.metrics.samples import Labels, Sample, SeriesKey
-from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, GpuReading, GpuSnapshot, Histogram
+from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, Histogram
 from agent.core.traffic import Traffic
 
 GPU_GAUGES = (

@@ -8,7 +8,7 @@ import pytest
 from agent.collect.gpu.calls import Calls
 from agent.collect.gpu.device import Device, Pace
 from agent.collect.gpu.meters import NS
-from agent.core.readings import GpuReading
+from agent.core.gpu_readings import GpuReading
 from agent.demo.gpus import machine, nvml
 from agent.demo.gpus.control import Control, SimulatedProcess
 from agent.demo.gpus.model import NodeSim

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.collect.gpu import frames
-from agent.core.readings import GpuReading
+from agent.core.gpu_readings import GpuReading
 
 READING = GpuReading(uuid="GPU-1", index=0, model="M", read_at_ns=5, state="ok", power_watts=70.5)
 ANSWERS = [

@@ -1,5 +1,5 @@
 from agent.collect.gpu.roster import Benched, Roster
-from agent.core.readings import GpuReading
+from agent.core.gpu_readings import GpuReading
 
 
 def reading(index=0, uuid="GPU-a", **more):

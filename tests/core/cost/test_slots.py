@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.cost.slots import FIRST_SIGHT_NS, Owner, SlotView, Timeline
-from agent.core.readings import GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
 from tests.support.money import NS, engine, gpus
 
 T0 = 1_800_000_000 * NS

@@ -12,7 +12,8 @@ from agent.core.cost.closed import IN_FLIGHT, Closed
 from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.tariff import Tariff
-from agent.core.readings import EngineSnapshot, GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
+from agent.core.readings import EngineSnapshot
 from agent.core.requests import Usage
 from tests.support.money import NS, UPSTREAM, book, engine, expected_bill, gpus
 

@@ -1,14 +1,7 @@
 from agent.core.catalogue import BY_NAME, CATALOGUE
+from agent.core.gpu_readings import GpuProcess, GpuReading, GpuSnapshot
 from agent.core.metrics.published import engine_samples, gpu_samples, traffic_samples
-from agent.core.readings import (
-    EngineReading,
-    EngineSnapshot,
-    EngineStatus,
-    GpuProcess,
-    GpuReading,
-    GpuSnapshot,
-    Histogram,
-)
+from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, Histogram
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 

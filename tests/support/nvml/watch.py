@@ -7,7 +7,7 @@ import anyio
 
 from agent.collect.gpu.settings import GpuSettings
 from agent.collect.gpu.supervisor import GpuReader
-from agent.core.readings import GpuSnapshot
+from agent.core.gpu_readings import GpuSnapshot
 
 FAST = GpuSettings(interval_seconds=0.2, slow_interval_seconds=1, call_deadline_seconds=1)
 
