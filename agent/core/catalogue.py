@@ -4,10 +4,10 @@
 and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total``) must end in.
 """
 
+from agent.core.catalogue_gpu import GPUS
 from agent.core.catalogue_sidecar import SIDECAR
 from agent.core.catalogue_types import NODE, Metric
 
-GPU = ("node", "gpu", "uuid", "gpu_model", "simulated")
 LLM = ("node", "engine", "model", "source")
 STREAM = ("node", "stream")
 DESTINATION = ("node", "stream", "destination")
@@ -37,76 +37,7 @@ FIRST_TOKEN_BOUNDS_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.7
 OUTPUT_TOKEN_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 
 CATALOGUE: tuple[Metric, ...] = (
-    # GPUs
-    Metric("engineroom_gpu_up", "gauge", "1 while the GPU answers; 0 when it is lost, hung or needs a reset.", GPU),
-    Metric(
-        "engineroom_gpu_info",
-        "gauge",
-        "Constant 1; the labels tell the GPU's bus id and its driver.",
-        (*GPU, "pci_bus_id", "driver_version", "cuda_version"),
-    ),
-    Metric("engineroom_gpu_state", "gauge", "1 for the state the GPU is in.", (*GPU, "state")),
-    Metric(
-        "engineroom_gpu_utilization_ratio",
-        "gauge",
-        "Share of the driver's last window with a kernel running.",
-        GPU,
-        "ratio",
-    ),
-    Metric(
-        "engineroom_gpu_memory_utilization_ratio",
-        "gauge",
-        "Share of the driver's last window with the memory controller busy; not how full the memory is.",
-        GPU,
-        "ratio",
-    ),
-    Metric(
-        "engineroom_gpu_memory_used_bytes", "gauge", "Device memory in use, without the driver's reserve.", GPU, "bytes"
-    ),
-    Metric("engineroom_gpu_memory_free_bytes", "gauge", "Device memory free.", GPU, "bytes"),
-    Metric("engineroom_gpu_memory_reserved_bytes", "gauge", "Device memory the driver keeps for itself.", GPU, "bytes"),
-    Metric("engineroom_gpu_memory_total_bytes", "gauge", "Device memory installed.", GPU, "bytes"),
-    Metric("engineroom_gpu_memory_used_ratio", "gauge", "Device memory in use, of what is installed.", GPU, "ratio"),
-    Metric("engineroom_gpu_temperature_celsius", "gauge", "Core temperature.", GPU, "celsius"),
-    Metric("engineroom_gpu_memory_temperature_celsius", "gauge", "Memory temperature.", GPU, "celsius"),
-    Metric(
-        "engineroom_gpu_temperature_slowdown_celsius",
-        "gauge",
-        "Core temperature at which the GPU slows down.",
-        GPU,
-        "celsius",
-    ),
-    Metric("engineroom_gpu_power_watts", "gauge", "Power drawn by the board.", GPU, "watts"),
-    Metric("engineroom_gpu_power_limit_watts", "gauge", "Enforced power limit.", GPU, "watts"),
-    Metric(
-        "engineroom_gpu_energy_joules_total",
-        "counter",
-        "Energy drawn; the driver's counter, or power integrated over time where there is none.",
-        (*GPU, "source"),
-        "joules",
-    ),
-    Metric(
-        "engineroom_gpu_clock_hertz",
-        "gauge",
-        "Clock of a domain (sm, memory, graphics, video).",
-        (*GPU, "domain"),
-        "hertz",
-    ),
-    Metric(
-        "engineroom_gpu_throttle_seconds_total",
-        "counter",
-        "Time for which a reason to lower the clocks was seen active.",
-        (*GPU, "reason"),
-        "seconds",
-    ),
-    Metric(
-        "engineroom_gpu_process_memory_bytes",
-        "gauge",
-        "Device memory held by all processes of a kind (compute, graphics, mps).",
-        (*GPU, "kind"),
-        "bytes",
-    ),
-    Metric("engineroom_gpu_processes", "gauge", "Processes that hold device memory.", GPU),
+    *GPUS,
     Metric(
         "engineroom_gpu_slot_seconds_total",
         "counter",
@@ -206,16 +137,6 @@ CATALOGUE: tuple[Metric, ...] = (
         ("node", "cycle"),
         "seconds",
     ),
-    Metric("engineroom_gpu_data_age_seconds", "gauge", "Age of the newest GPU reading.", NODE, "seconds"),
-    Metric("engineroom_gpu_reader_restarts_total", "counter", "Times the GPU reader process was replaced.", NODE),
-    Metric(
-        "engineroom_nvml_call_seconds_total",
-        "counter",
-        "Time spent inside an NVML function.",
-        ("node", "call"),
-        "seconds",
-    ),
-    Metric("engineroom_nvml_calls_total", "counter", "Calls of an NVML function.", ("node", "call")),
     Metric(
         "engineroom_engine_scrape_seconds",
         "gauge",

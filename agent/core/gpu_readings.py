@@ -24,7 +24,7 @@ class GpuProcess(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class GpuActivity(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Profiling ratios (GPM, Hopper and newer) of a GPU or a MIG GPU instance, over the time since the sample before."""
+    """Profiling ratios (GPM, Hopper and newer) of a GPU or a MIG GPU instance, since the sample before."""
 
     graphics_engine_ratio: float | None = None
     sm_ratio: float | None = None  # SMs with at least one warp
@@ -63,7 +63,7 @@ class GpuErrors(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Memory errors, what the driver did about them, and what it wants done."""
 
     ecc_enabled: bool | None = None
-    # corrected_volatile, uncorrected_volatile (since driver load), corrected_aggregate, uncorrected_aggregate (for life)
+    # {un,}corrected_volatile (since driver load), {un,}corrected_aggregate (for life) -> total
     ecc_errors: dict[str, int] | None = None
     retired_pages: dict[str, int] | None = None  # single_bit, double_bit; before Ampere
     retired_pages_pending: bool | None = None
@@ -106,6 +106,7 @@ class MigReading(Struct, frozen=True, kw_only=True, omit_defaults=True):
     profile: str  # 1g.10gb; 1c.3g.40gb where it is a part of its GPU instance
     gpu_instance_slices: int | None = None  # compute slices of the GPU instance, of the GPU's `mig_slices`
     compute_slices: int | None = None
+    placement_start: int | None = None  # first memory slice of the GPU instance; DRA names slices by it
     multiprocessors: int | None = None
     memory_used_bytes: int | None = None
     memory_free_bytes: int | None = None

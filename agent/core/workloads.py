@@ -46,7 +46,7 @@ class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SlotUser(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A process on a slot. The same pid may be on several; `started_at_ns` tells it from a later one of the same pid."""
+    """A process on a slot. A pid may be on several; `started_at_ns` tells it from a later one of the same pid."""
 
     slot: str
     pid: int
@@ -71,6 +71,7 @@ class Attribution(Struct, frozen=True, kw_only=True, omit_defaults=True):
     users: tuple[SlotUser, ...] = ()
     replicas: dict[str, int] = {}  # slot -> into how many the device plugin shares it; only shared ones
     allocatable: tuple[str, ...] | None = None  # slots that kubelet could hand out; None: no kubelet here says so
+    holders_read_at_ns: int | None = None  # older than `read_at_ns` while kubelet is away
     holders_known: bool = False  # False: nobody says who holds what, so "not held" must not be concluded
     users_known: bool = False  # False: pids could not be told apart
     unresolved: dict[str, int] = {}  # why a holder or a process has no name -> how many

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from agent.clock import NS, BillClock
 from agent.core.board import Board
 from agent.core.gpu_readings import GpuSnapshot
-from agent.core.metrics.published import engine_samples, gauge, gpu_samples, labelled, series_key, traffic_samples
+from agent.core.metrics.published import engine_samples, gauge, labelled, series_key, traffic_samples
+from agent.core.metrics.published_gpu import gpu_samples
 from agent.core.metrics.samples import Labels, Sample
 from agent.core.metrics.series import History
 from agent.core.readings import EngineSnapshot

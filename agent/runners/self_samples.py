@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from agent.clock import NS
 from agent.core.alerts.alert import AlertState
 from agent.core.board import Board
-from agent.core.metrics.published import gauge, gpu_labels, labelled
+from agent.core.metrics.published import gauge, labelled
+from agent.core.metrics.published_gpu import gpu_labels
 from agent.core.metrics.samples import Labels, Sample
 from agent.delivery.latest import DeliveryCounts
 from agent.runners.rules import RuleRunner

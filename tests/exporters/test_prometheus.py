@@ -5,7 +5,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from agent.core.gpu_readings import GpuReading, GpuSnapshot
-from agent.core.metrics.published import gpu_samples, histogram
+from agent.core.metrics.published import histogram
+from agent.core.metrics.published_gpu import gpu_samples
 from agent.core.metrics.samples import Sample, SeriesKey
 from agent.core.readings import Histogram
 from exporters.prometheus import UnknownMetricError, render

@@ -6,24 +6,10 @@ The same samples go to /metrics and into the history that the node's rules ask, 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.core.metrics.samples import Labels, Sample, SeriesKey
 from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, Histogram
 from agent.core.traffic import Traffic
 
-GPU_GAUGES = (
-    "utilization_ratio",
-    "memory_utilization_ratio",
-    "memory_used_bytes",
-    "memory_free_bytes",
-    "memory_reserved_bytes",
-    "memory_total_bytes",
-    "temperature_celsius",
-    "memory_temperature_celsius",
-    "temperature_slowdown_celsius",
-    "power_watts",
-    "power_limit_watts",
-)
 ENGINE_GAUGES = ("requests_running", "requests_waiting", "kv_cache_usage_ratio", "preemptions_total")
 TRAFFIC_HISTOGRAMS = ("request_duration_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds")
 
@@ -38,63 +24,6 @@ def gauge(name: str, value: float | None, labels: Labels) -> Iterator[Sample]:
     """One sample, or none when the value was not reported."""
     if value is not None:
         yield Sample(series_key(name, labels), float(value))
-
-
-def gpu_labels(node: str, gpu: GpuReading) -> Labels:
-    """Labels that every series of this GPU carries."""
-    return (
-        ("node", node),
-        ("gpu", str(gpu.index)),
-        ("uuid", gpu.uuid),
-        ("gpu_model", gpu.model),
-        ("simulated", "true" if gpu.simulated else ""),
-    )
-
-
-def gpu_samples(node: str, snapshot: GpuSnapshot) -> Iterator[Sample]:
-    """All series of all GPUs of one tick, and of the reader that looked."""
-    for gpu in snapshot.gpus:
-        yield from _one_gpu(gpu, gpu_labels(node, gpu))
-    base = (("node", node),)
-    yield Sample(series_key("engineroom_gpu_reader_restarts_total", base), float(snapshot.reader_restarts))
-    for call, seconds in snapshot.nvml_call_seconds.items():
-        yield Sample(series_key("engineroom_nvml_call_seconds_total", (*base, ("call", call))), seconds)
-    for call, count in snapshot.nvml_calls.items():
-        yield Sample(series_key("engineroom_nvml_calls_total", (*base, ("call", call))), float(count))
-
-
-def _one_gpu(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
-    yield Sample(series_key("engineroom_gpu_up", labels), 1.0 if gpu.state == "ok" else 0.0)
-    yield Sample(series_key("engineroom_gpu_state", (*labels, ("state", gpu.state))), 1.0)
-    about = (
-        ("pci_bus_id", gpu.pci_bus_id or ""),
-        ("driver_version", gpu.driver_version or ""),
-        ("cuda_version", gpu.cuda_version or ""),
-    )
-    yield Sample(series_key("engineroom_gpu_info", labels + about), 1.0)
-    for field in GPU_GAUGES:
-        yield from gauge(f"engineroom_gpu_{field}", getattr(gpu, field), labels)
-    if gpu.memory_used_bytes is not None and gpu.memory_total_bytes:
-        yield from gauge("engineroom_gpu_memory_used_ratio", gpu.memory_used_bytes / gpu.memory_total_bytes, labels)
-    if gpu.energy_joules is not None:
-        source = (("source", gpu.energy_source or ""),)
-        yield from gauge("engineroom_gpu_energy_joules_total", gpu.energy_joules, labels + source)
-    for domain, hertz in (gpu.clocks_hertz or {}).items():
-        yield from gauge("engineroom_gpu_clock_hertz", hertz, (*labels, ("domain", domain)))
-    for reason, seconds in (gpu.throttle_seconds or {}).items():
-        yield from gauge("engineroom_gpu_throttle_seconds_total", seconds, (*labels, ("reason", reason)))
-    if gpu.processes is not None:
-        yield from _processes(gpu, labels)
-
-
-def _processes(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
-    held: dict[str, int] = {}
-    for process in gpu.processes or ():
-        if process.memory_used_bytes is not None:
-            held[process.kind] = held.get(process.kind, 0) + process.memory_used_bytes
-    yield from gauge("engineroom_gpu_processes", len(gpu.processes or ()), labels)
-    for kind, size in held.items():
-        yield from gauge("engineroom_gpu_process_memory_bytes", size, (*labels, ("kind", kind)))
 
 
 def engine_samples(node: str, snapshot: EngineSnapshot, traffic: Traffic) -> Iterator[Sample]:
