@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from agent.api.cost import cost_router
+from agent.api.doctor import doctor_router
 from agent.api.doors import Doors
 from agent.api.gate import Gate
 from agent.api.ingest import ingest_router
@@ -47,6 +48,7 @@ def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     app.include_router(scrape_router(node))
     app.include_router(prometheus_router(node))
     app.include_router(cost_router(node))
+    app.include_router(doctor_router(node))
     app.include_router(ingest_router(node))
     app.include_router(leases_router(node))
     app.add_middleware(GZipMiddleware, minimum_size=_WORTH_COMPRESSING_BYTES, compresslevel=_GZIP_LEVEL)

@@ -12,6 +12,7 @@ from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuer
 from agent.core.quotas.leases import LeaseAnswer, LeaseRequest
 from agent.core.quotas.policy import Policy
 from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
+from agent.core.workloads import Feature
 from agent.lifecycle import Health
 
 
@@ -156,6 +157,7 @@ class NodeServices:
     prices: Callable[[], Sequence[GpuPrice]] = _nothing
     price_source: str = ""
     deliveries: Callable[[], Sequence[DeliveryView]] = _nothing
+    features: Callable[[], Sequence[Feature]] = _nothing
     simulated: str = ""
     hold_scale: str = ""
     time_zone: str = "UTC"
