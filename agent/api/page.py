@@ -16,6 +16,7 @@ from starlette.responses import Response
 from agent.api import formats
 from agent.api.charts import Frame
 from agent.api.cost_view import CostPanel, CostReader
+from agent.api.gpu_view import gpu_notice, gpu_rows
 from agent.api.history_view import chart_caches, frame_for, latest
 from agent.api.problems import Problem
 from agent.api.services import NodeServices, QueryRefused
@@ -26,8 +27,6 @@ from agent.api.view import (
     Charts,
     alert_cards,
     engine_cards,
-    gpu_notice,
-    gpu_rows,
     rule_chips,
 )
 
@@ -131,7 +130,7 @@ class Page:
             "firing": sum(alert.state == "firing" for alert in alerts),
             "rules": rule_chips(groups),
             "tiles": self.tiles(charts, frame, cost),
-            "gpus": gpu_rows(node.board.gpus, charts, frame),
+            "gpus": gpu_rows(node.board.gpus, charts, frame, node.board.workloads),
             "gpu_notice": gpu_notice(node),
             "engines": engine_cards(node.board.engines, charts, frame),
             "cost": cost,

@@ -1,4 +1,4 @@
-"""Services → what the page shows: alerts, GPUs, engines. Plain values, already in words; the templates only lay out."""
+"""Services → what the page shows: alerts and engines. Plain values, already in words; the templates only lay out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,11 @@ from markupsafe import Markup
 from agent.api import formats
 from agent.api.charts import Frame, Trace, described, meter, plot, top_of
 from agent.api.history_view import Series, latest
-from agent.api.services import AlertView, GroupView, NodeServices
-from agent.core.gpu_readings import GpuReading, GpuSnapshot
+from agent.api.services import AlertView, GroupView
 from agent.core.readings import EngineSnapshot
 
 NS = 1_000_000_000
-HOT_CELSIUS = 85.0  # the thresholds of the shipped rules, drawn and coloured here
-FULL_RATIO = 0.95
-SLOW_SECONDS = 2.0
-STALE_SECONDS = 15.0
+SLOW_SECONDS = 2.0  # the threshold of the shipped rule, drawn here
 
 Charts = dict[str, Series]
 
@@ -30,20 +26,6 @@ class Cell:
     note: str = ""
     tone: str = ""
     chart: Markup = field(default_factory=Markup)
-
-
-@dataclass(slots=True)
-class GpuRow:
-    """One line of the GPU table."""
-
-    index: int
-    model: str
-    uuid: str
-    state: str
-    reason: str
-    simulated: bool
-    throttled: list[str]
-    cells: list[Cell]
 
 
 @dataclass(slots=True)
@@ -80,73 +62,6 @@ class RuleChip:
     name: str
     state: str
     note: str
-
-
-def gpu_rows(snapshot: GpuSnapshot | None, charts: Charts, frame: Frame) -> list[GpuRow]:
-    """A row per GPU, in the order of their index."""
-    gpus = sorted(snapshot.gpus, key=lambda gpu: gpu.index) if snapshot else []
-    power_top = top_of(
-        [Trace("", "", points) for points in charts["power"].values()],
-        max((gpu.power_limit_watts or 0.0 for gpu in gpus), default=0.0),
-    )
-    return [_gpu_row(gpu, charts, frame, power_top) for gpu in gpus]
-
-
-def _gpu_row(gpu: GpuReading, charts: Charts, frame: Frame, power_top: float) -> GpuRow:
-    def small(kind: str, name: str, tone: str, top: float, mark: float | None = None) -> Markup:
-        points = charts[kind].get((gpu.uuid,), [])
-        show = formats.percent if top == 1.0 else formats.figure
-        return plot(frame, [Trace(name, tone, points)], top, described(name, points, show), mark)
-
-    used = memory_ratio(gpu)
-    memory_note = f"of {formats.gib(gpu.memory_total_bytes)}" if gpu.memory_total_bytes is not None else ""
-    limit = f"of {formats.figure(gpu.power_limit_watts, 'W')}" if gpu.power_limit_watts is not None else ""
-    temperature = gpu.temperature_celsius
-    hot = temperature is not None and temperature > HOT_CELSIUS
-    full = used is not None and used > FULL_RATIO
-    cells = [
-        Cell(
-            "Utilisation", formats.percent(gpu.utilization_ratio), "", "", small("utilization", "Utilisation", "a", 1.0)
-        ),
-        Cell(
-            "Memory",
-            formats.percent(used),
-            f"{formats.gib(gpu.memory_used_bytes, '')} {memory_note}" if memory_note else "",
-            "warn" if full else "",
-            small("memory", "Memory used", "b", 1.0, FULL_RATIO),
-        ),
-        Cell(
-            "Temperature",
-            formats.figure(temperature, "°C"),
-            "",
-            "bad" if hot else "",
-            small("temperature", "Temperature", "c", 100.0, HOT_CELSIUS),
-        ),
-        Cell("Power", formats.figure(gpu.power_watts, "W"), limit, "", small("power", "Power", "d", power_top)),
-    ]
-    # A GPU at rest lowers its clocks for that reason; nobody needs to act on it.
-    throttled = [r.replace("_", " ") for r in gpu.throttle_reasons or () if "idle" not in r and "application" not in r]
-    return GpuRow(gpu.index, gpu.model, gpu.uuid, gpu.state, gpu.reason, gpu.simulated, throttled, cells)
-
-
-def memory_ratio(gpu: GpuReading) -> float | None:
-    """Memory in use, of what is installed."""
-    if gpu.memory_used_bytes is None or not gpu.memory_total_bytes:
-        return None
-    return gpu.memory_used_bytes / gpu.memory_total_bytes
-
-
-def gpu_notice(node: NodeServices) -> str:
-    """A sentence when the GPU readings are missing, old or incomplete; empty when all is well."""
-    snapshot = node.board.gpus
-    if snapshot is None:
-        return "No reading of the GPUs has arrived yet."
-    age = (node.unix_ns() - snapshot.read_at_ns) / NS
-    if age > STALE_SECONDS:
-        return f"These readings are {formats.duration(age)} old: the GPU reader does not answer. {snapshot.message}"
-    if snapshot.driver != "ok" or not snapshot.gpus:
-        return snapshot.message or f"No GPU is visible (driver state: {snapshot.driver.replace('_', ' ')})."
-    return snapshot.message
 
 
 def engine_cards(engines: dict[str, EngineSnapshot], charts: Charts, frame: Frame) -> list[EngineCard]:

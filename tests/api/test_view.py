@@ -3,56 +3,11 @@ import pytest
 from agent.api.charts import Frame
 from agent.api.history_view import QUERIES
 from agent.api.services import AlertView, GroupView, RuleView
-from agent.api.view import alert_cards, engine_cards, gpu_notice, gpu_rows, memory_ratio, rule_chips
-from agent.core.board import Board
-from agent.core.gpu_readings import GpuSnapshot
-from tests.support.api import NOW_NS, NS, engine, gpu, gpus, node, rule_group
+from agent.api.view import alert_cards, engine_cards, rule_chips
+from tests.support.api import NOW_NS, NS, engine, rule_group
 
 FRAME = Frame(0, 600_000, 5_000)
 NO_CHARTS = {name: {} for name in QUERIES}
-
-
-def test_a_row_per_gpu_in_order_of_index():
-    snapshot = GpuSnapshot(read_at_ns=NOW_NS, driver="ok", gpus=(gpu(2), gpu(0), gpu(1)))
-    assert [row.index for row in gpu_rows(snapshot, NO_CHARTS, FRAME)] == [0, 1, 2]
-    assert gpu_rows(None, NO_CHARTS, FRAME) == []
-
-
-def test_what_a_gpu_does_not_report_is_a_dash():
-    lost = gpu_rows(gpus(8), NO_CHARTS, FRAME)[3]
-    assert [cell.value for cell in lost.cells] == ["—"] * 4
-    assert lost.state == "lost"
-    assert memory_ratio(gpu(0, memory_total_bytes=0)) is None
-
-
-def test_a_gpu_that_reports_zero_shows_zero():
-    row = gpu_rows(GpuSnapshot(read_at_ns=1, driver="ok", gpus=(gpu(0, utilization_ratio=0.0),)), NO_CHARTS, FRAME)[0]
-    assert row.cells[0].value == "0\u202f%"
-
-
-def test_hot_full_and_throttled_stand_out():
-    rows = gpu_rows(gpus(8), NO_CHARTS, FRAME)
-    assert rows[1].cells[2].tone == "bad"
-    assert rows[2].cells[1].tone == "warn"
-    assert rows[1].throttled == ["hw thermal slowdown"]
-    calm = GpuSnapshot(read_at_ns=1, driver="ok", gpus=(gpu(0, throttle_reasons=("gpu_idle",)),))
-    assert gpu_rows(calm, NO_CHARTS, FRAME)[0].throttled == []
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "says"),
-    [
-        (None, "No reading"),
-        (GpuSnapshot(read_at_ns=NOW_NS, driver="ok", gpus=(gpu(0),)), ""),
-        (GpuSnapshot(read_at_ns=NOW_NS - 60 * NS, driver="ok", gpus=(gpu(0),)), "60\u202fs old"),
-        (GpuSnapshot(read_at_ns=NOW_NS, driver="no_driver", message="Install the driver."), "Install the driver."),
-        (GpuSnapshot(read_at_ns=NOW_NS, driver="no_library"), "no library"),
-    ],
-)
-def test_the_notice_above_the_gpus(snapshot: GpuSnapshot | None, says: str):
-    notice = gpu_notice(node(board=Board("a", snapshot)))
-    assert says in notice
-    assert bool(notice) == bool(says)
 
 
 def test_engines_are_shown_when_watched_and_when_only_seen_by_the_sidecar():
