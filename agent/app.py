@@ -22,7 +22,6 @@ from agent.api.server import listen, serve
 from agent.api.services import NodeServices
 from agent.clock import boot_ns
 from agent.collect.engines import EngineWatch
-from agent.collect.gpu.supervisor import GpuReader
 from agent.config import Settings
 from agent.core.alerts.rulefile import KeptHistory, RuleGroup
 from agent.core.board import Board
@@ -39,13 +38,14 @@ from agent.deliveries import Deliveries
 from agent.doors.hosts import own_names
 from agent.doors.numbers import door_samples
 from agent.doors.tls import ServerTls
+from agent.gpu_stations import DcgmServer, GpuStations
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
 from agent.lifecycle import Health, every, record_success, running, until_signal
 from agent.runners.leases import LeaseDesk
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
-from agent.runners.self_samples import money_samples, rule_samples
+from agent.runners.self_samples import money_samples, rule_samples, slot_samples
 from agent.runners.settlement import Settlement
 from agent.settings import split_address
 from exporters.prometheus import render
@@ -155,12 +155,25 @@ class Agent:
             extra=(
                 partial(rule_samples, node, self.rules),
                 partial(money_samples, node, self.settlement, self.board),
+                lambda: slot_samples(node, self.settlement.present_slots()),
                 self.delivery.samples,
+                lambda: self.gpus.samples(),
                 lambda: door_samples(node, "api", self.doors.errors(), self.tls),
             ),
         )
-        self.gpus = GpuReader(settings.gpus, self._on_gpus, reader_command)
-        own_ports = {split_address(a)[1] for a in (settings.api.listen, settings.api.probes_listen)}
+        self.gpus = GpuStations(
+            settings.gpus,
+            settings.workloads,
+            self.board,
+            self._on_gpus,
+            self.settlement.observe_workloads,
+            reader_command,
+        )
+        dcgm = settings.exporters.dcgm
+        hosts = frozenset(settings.api.allowed_hosts)
+        self.dcgm = DcgmServer(dcgm, self.gpus, self.board, hosts) if dcgm.enabled else None
+        own = (settings.api.listen, settings.api.probes_listen, *((dcgm.listen,) if dcgm.enabled else ()))
+        own_ports = {split_address(address)[1] for address in own}
         self.engines = EngineWatch(settings.engines, self._on_engine, self.health, own_ports)
         self._gpu_cycle = self.health.cycle("gpus", settings.gpus.interval_seconds, essential=settings.gpus.enabled)
 
@@ -175,6 +188,8 @@ class Agent:
                 async with running() as stations:
                     self._start_stations(stations)
                     async with running() as inside:
+                        if self.dcgm is not None:
+                            self.dcgm.start(inside)
                         app = build_api(self.services(), self.doors)
                         inside.start_soon(
                             partial(serve, app, *api, bound=api_socket, limits=self.doors.limits, tls=self.tls)
@@ -186,8 +201,7 @@ class Agent:
         def pulse(name: str, seconds: float, step: Callable[[], Awaitable[None]], *, essential: bool) -> None:
             group.start_soon(partial(every, name, seconds, step, self.health, essential=essential))
 
-        if self.settings.gpus.enabled:
-            group.start_soon(self.gpus.run)
+        self.gpus.start(group)
         group.start_soon(self.engines.run)
         pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
         pulse("quotas", SETTLE_SECONDS, self.quotas.step, essential=False)
@@ -206,7 +220,7 @@ class Agent:
 
     def _on_gpus(self, snapshot: GpuSnapshot) -> None:
         if snapshot.driver != "starting":
-            self._gpu_cycle.last_seconds = self.gpus.last_tick_seconds
+            self._gpu_cycle.last_seconds = self.gpus.reader.last_tick_seconds
             record_success("gpus", self._gpu_cycle)
         self.publisher.on_gpus(snapshot)
         self.settlement.observe_gpus(snapshot)
@@ -238,6 +252,8 @@ class Agent:
             prices=self.settlement.prices_in_force,
             price_source=str(prices.file or "the configuration file") if self.prices else "",
             deliveries=self.delivery.views,
+            slots=self.settlement.present_slots,
+            features=self.gpus.features,
             hold_scale=f"Rules hold {scale:g} times as long as their file says." if scale != 1 else "",
             hosts=frozenset(self.settings.api.allowed_hosts) | own_names(self.node),
             unix_ns=self.clock.now_ns,

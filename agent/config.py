@@ -9,9 +9,11 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from agent.api.dcgm_settings import DcgmSettings
 from agent.api.settings import ApiSettings
 from agent.collect.gpu.settings import GpuSettings
 from agent.collect.settings import EnginesSettings
+from agent.collect.workloads.settings import WorkloadSettings
 from agent.core.ports import ConfigError
 from agent.delivery.settings import AlertsDeliverySettings
 from agent.doors.settings import require_credentials
@@ -24,24 +26,39 @@ from agent.sidecar.settings import SidecarSettings
 ENVIRONMENT_PREFIX = "ENGINEROOM__"
 
 
+class ExportersSettings(AlertsDeliverySettings):
+    """What leaves the node, and in which other forms the node shows itself."""
+
+    dcgm: DcgmSettings = Field(
+        default_factory=DcgmSettings, description="A page that stands in for dcgm-exporter's. docs/dcgm.md."
+    )
+
+
 class Settings(Section):
     """The whole file. A section that is left out has its defaults; with no file at all the agent works too."""
 
     node: NodeSettings = Field(default_factory=NodeSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     gpus: GpuSettings = Field(default_factory=GpuSettings)
+    workloads: WorkloadSettings = Field(default_factory=WorkloadSettings)
     engines: EnginesSettings = Field(default_factory=EnginesSettings)
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings)
     rules: RulesSettings = Field(default_factory=RulesSettings)
     prices: PricesSettings = Field(default_factory=PricesSettings)
     quotas: QuotasSettings = Field(default_factory=QuotasSettings)
-    exporters: AlertsDeliverySettings = Field(default_factory=AlertsDeliverySettings)
+    exporters: ExportersSettings = Field(default_factory=ExportersSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
 
     @model_validator(mode="after")
-    def _two_listeners(self) -> "Settings":
-        if self.api.listen == self.api.probes_listen:
-            raise ValueError(f"api.listen and api.probes_listen are both {self.api.listen}; give each its own port")
+    def _a_port_each(self) -> "Settings":
+        listeners = {"api.listen": self.api.listen, "api.probes_listen": self.api.probes_listen}
+        if self.exporters.dcgm.enabled:
+            listeners["exporters.dcgm.listen"] = self.exporters.dcgm.listen
+        seen: dict[str, str] = {}
+        for key, address in listeners.items():
+            if address in seen:
+                raise ValueError(f"{seen[address]} and {key} are both {address}; give each its own port")
+            seen[address] = key
         return self
 
 
@@ -84,6 +101,9 @@ def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     try:
         settings = Settings.model_validate(tree, context={"folder": file.parent if file else Path.cwd()})
         require_credentials("api", settings.api.listen, settings.api.auth, settings.api.tls)
+        dcgm = settings.exporters.dcgm
+        if dcgm.enabled:
+            require_credentials("exporters.dcgm", dcgm.listen, dcgm.auth, dcgm.tls)
     except ValidationError as error:
         raise ConfigErrors(source, [_explain(detail) for detail in error.errors()]) from error
     except ConfigError as error:

@@ -14,6 +14,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "sidecar": ("bench.sidecar",),
     "grpc": ("bench.grpc",),
     "restart": ("bench.sidecar_restart",),
+    "gpus": ("bench.gpus", "bench.slots"),
     "cost": ("bench.money",),
 }
 

@@ -128,7 +128,7 @@ def _value(default: Any) -> str:
     if isinstance(default, bool):
         return f" {str(default).lower()}"
     if isinstance(default, tuple):
-        return f" {json.dumps(list(default))}"
+        return f" {json.dumps(list(default), default=str)}"
     if isinstance(default, str) and not _is_plain(default):
         return f" {json.dumps(default)}"
     return f" {default}"

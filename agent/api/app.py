@@ -19,6 +19,7 @@ from agent.api.schema import describe
 from agent.api.scrape import scrape_router
 from agent.api.security import OwnHostOnly
 from agent.api.services import NodeServices
+from agent.api.slots import slots_router
 
 _WORTH_COMPRESSING_BYTES = 1400  # what one packet carries anyway
 _GZIP_LEVEL = 4  # the page at level 9 takes three times as long for 3 % less
@@ -48,6 +49,7 @@ def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     app.include_router(scrape_router(node))
     app.include_router(prometheus_router(node))
     app.include_router(cost_router(node))
+    app.include_router(slots_router(node))
     app.include_router(doctor_router(node))
     app.include_router(ingest_router(node))
     app.include_router(leases_router(node))

@@ -1,5 +1,6 @@
 """GPU readings and who holds the GPUs → the rows of the page's GPU table. Plain values, already in words."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
@@ -8,6 +9,7 @@ from agent.api import formats
 from agent.api.charts import Frame, Trace, described, plot, top_of
 from agent.api.services import NodeServices
 from agent.api.view import Cell, Charts
+from agent.core.cost.present import PresentSlot
 from agent.core.gpu_readings import GpuErrors, GpuReading, GpuSnapshot, MigReading
 from agent.core.workloads import Attribution, Workload
 
@@ -47,18 +49,29 @@ class GpuRow:
 
 
 def gpu_rows(
-    snapshot: GpuSnapshot | None, charts: Charts, frame: Frame, workloads: Attribution | None = None
+    snapshot: GpuSnapshot | None,
+    charts: Charts,
+    frame: Frame,
+    workloads: Attribution | None = None,
+    slots: Iterable[PresentSlot] = (),
 ) -> list[GpuRow]:
     """A row per GPU, in the order of their index."""
+    states = {slot.slot: slot.state.replace("_", " ") for slot in slots}
     gpus = sorted(snapshot.gpus, key=lambda gpu: gpu.index) if snapshot else []
     power_top = top_of(
         [Trace("", "", points) for points in charts["power"].values()],
         max((gpu.power_limit_watts or 0.0 for gpu in gpus), default=0.0),
     )
-    return [_gpu_row(gpu, charts, frame, power_top, workloads) for gpu in gpus]
+    rows = []
+    for gpu in gpus:
+        row = _gpu_row(gpu, _cells(gpu, charts, frame, power_top))
+        row.who = _joined("" if gpu.mig else states.get(gpu.uuid, ""), who(gpu.uuid, workloads))
+        row.slices = [_slice(mig, workloads, states) for mig in gpu.mig or ()]
+        rows.append(row)
+    return rows
 
 
-def _gpu_row(gpu: GpuReading, charts: Charts, frame: Frame, power_top: float, workloads: Attribution | None) -> GpuRow:
+def _gpu_row(gpu: GpuReading, cells: list[Cell]) -> GpuRow:
     # A GPU at rest lowers its clocks for that reason; nobody needs to act on it.
     throttled = [r.replace("_", " ") for r in gpu.throttle_reasons or () if "idle" not in r and "application" not in r]
     return GpuRow(
@@ -69,11 +82,13 @@ def _gpu_row(gpu: GpuReading, charts: Charts, frame: Frame, power_top: float, wo
         gpu.reason,
         gpu.simulated,
         throttled,
-        _cells(gpu, charts, frame, power_top),
-        who=who(gpu.uuid, workloads),
+        cells,
         warnings=gpu_warnings(gpu),
-        slices=[_slice(mig, workloads) for mig in gpu.mig or ()],
     )
+
+
+def _joined(*texts: str) -> str:
+    return " · ".join(text for text in texts if text)
 
 
 def _cells(gpu: GpuReading, charts: Charts, frame: Frame, power_top: float) -> list[Cell]:
@@ -117,12 +132,13 @@ def _busy_note(gpu: GpuReading) -> str:
     return ""
 
 
-def _slice(mig: MigReading, workloads: Attribution | None) -> SliceRow:
+def _slice(mig: MigReading, workloads: Attribution | None, states: Mapping[str, str]) -> SliceRow:
     used = memory_ratio(mig.memory_used_bytes, mig.memory_total_bytes)
     memory = f"{formats.percent(used)} of {formats.gib(mig.memory_total_bytes)}" if used is not None else ""
     busy = mig.activity.graphics_engine_ratio if mig.activity else None
     activity = f"{formats.percent(busy)} active" if busy is not None else ""
-    return SliceRow(mig.profile, mig.uuid, memory, activity, who(mig.uuid, workloads))
+    whose = _joined(states.get(mig.uuid, ""), who(mig.uuid, workloads))
+    return SliceRow(mig.profile, mig.uuid, memory, activity, whose)
 
 
 def gpu_warnings(gpu: GpuReading) -> list[str]:

@@ -130,7 +130,7 @@ class Page:
             "firing": sum(alert.state == "firing" for alert in alerts),
             "rules": rule_chips(groups),
             "tiles": self.tiles(charts, frame, cost),
-            "gpus": gpu_rows(node.board.gpus, charts, frame, node.board.workloads),
+            "gpus": gpu_rows(node.board.gpus, charts, frame, node.board.workloads, node.slots()),
             "gpu_notice": gpu_notice(node),
             "engines": engine_cards(node.board.engines, charts, frame),
             "cost": cost,

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agent.clock import NS, boot_ns, unix_ns
 from agent.core.board import Board
+from agent.core.cost.present import PresentSlot
 from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
 from agent.core.quotas.leases import LeaseAnswer, LeaseRequest
 from agent.core.quotas.policy import Policy
@@ -157,6 +158,7 @@ class NodeServices:
     prices: Callable[[], Sequence[GpuPrice]] = _nothing
     price_source: str = ""
     deliveries: Callable[[], Sequence[DeliveryView]] = _nothing
+    slots: Callable[[], Sequence[PresentSlot]] = _nothing
     features: Callable[[], Sequence[Feature]] = _nothing
     simulated: str = ""
     hold_scale: str = ""

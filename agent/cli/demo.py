@@ -33,7 +33,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=0.02,
         help="factor on the rules' `for` times, so that alerts fire within a short run (default 0.02)",
     )
-    command.add_argument("--machine", default="h100x8", help="simulated machine: h100x8 (default) or rtx4080sx2")
+    command.add_argument(
+        "--machine", default="h100x8", help="simulated machine: h100x8 (default), h100mig, l40s, ... or a machine file"
+    )
     command.add_argument("--currency", default="CNY", choices=("CNY", "USD"), help="of the example price book")
     command.add_argument("--port", type=int, default=9440, help="the page's port, if it is free (default 9440; 0: any)")
     command.add_argument("--keep", type=Path, metavar="FOLDER", help="keep ledger, logs and configuration here")

@@ -1,4 +1,4 @@
-"""`engineroom record`: this node's GPUs as a machine file for the simulator and the tests."""
+"""`engineroom record gpu FILE`: this node's GPUs as a machine file for the simulator and the tests."""
 
 import argparse
 import json
@@ -12,22 +12,40 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the command's arguments."""
     command = commands.add_parser(
         "record",
-        help="record this node's GPUs for the test suite",
-        description="Asks every GPU of this node everything the agent reads and writes the answers, return codes "
-        "included, as a machine file.",
+        help="record this node's GPUs for the simulator and the tests",
+        description="Asks what is on this node everything the agent could ask, and writes the answers to a file.",
     )
-    command.add_argument("file", type=Path, help="file to write")
-    command.set_defaults(handler=run)
+    what = command.add_subparsers(dest="what", required=True, metavar="WHAT")
+    gpu = what.add_parser(
+        "gpu",
+        help="every NVML call: return code, kind of value and latency",
+        description="Calls every NVML function a few times for every GPU and writes facts, return codes, kinds of "
+        "values and latencies as a machine file, which `--simulate-gpus FILE` replays. Serial numbers, UUIDs and PCI "
+        "buses are left out. It only asks: nothing is set. A GPU at work may feel it for some milliseconds.",
+    )
+    gpu.add_argument("file", type=Path, help="file to write; its name without ending is the machine's name")
+    gpu.set_defaults(handler=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Record; `ConfigError` when there is no driver."""
     from agent.collect.gpu.record import record_machine
 
-    machine = record_machine()
+    machine = record_machine(options.file.stem, _progress if sys.stderr.isatty() else _silent)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
     try:
         options.file.write_text(json.dumps(machine, indent=2) + "\n")
     except OSError as error:
         raise ConfigError("FILE", f"{options.file} cannot be written: {error.strerror}") from error
-    print(f"{options.file}: {len(machine['gpus'])} GPUs", file=sys.stderr)
+    asked = sum(len(gpu["calls"]) for gpu in machine["gpus"])
+    print(f"{options.file}: {len(machine['gpus'])} GPUs, {asked} kinds of calls, each a few times", file=sys.stderr)
     return 0
+
+
+def _progress(gpu: int, gpus: int, function: str) -> None:
+    print(f"\r\033[KGPU {gpu + 1} of {gpus}: {function}", end="", file=sys.stderr, flush=True)
+
+
+def _silent(_gpu: int, _gpus: int, _function: str) -> None:
+    """Nobody looks."""

@@ -21,7 +21,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument(
         "--simulate-gpus",
         metavar="MACHINE",
-        help="use simulated GPUs (h100x8, rtx4080sx2) in place of the driver; labelled simulated everywhere",
+        help="use simulated GPUs (h100x8, h100mig, l40s, ... or a machine file), labelled so everywhere",
     )
     command.add_argument("--simulate-control", type=Path, metavar="FILE", help="load and faults of the simulated GPUs")
     command.set_defaults(handler=run)

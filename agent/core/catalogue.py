@@ -6,7 +6,10 @@ and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total
 
 from agent.core.catalogue_gpu import GPUS
 from agent.core.catalogue_sidecar import SIDECAR
+from agent.core.catalogue_slots import SLOTS
 from agent.core.catalogue_types import NODE, Metric
+from agent.core.catalogue_workloads import WORKLOADS
+from agent.core.catalogue_xids import XIDS
 
 LLM = ("node", "engine", "model", "source")
 STREAM = ("node", "stream")
@@ -38,6 +41,9 @@ OUTPUT_TOKEN_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0
 
 CATALOGUE: tuple[Metric, ...] = (
     *GPUS,
+    *XIDS,
+    *WORKLOADS,
+    *SLOTS,
     Metric(
         "engineroom_gpu_slot_seconds_total",
         "counter",

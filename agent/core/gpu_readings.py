@@ -174,6 +174,7 @@ class GpuReading(Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: GpuDetails | None = None
     mig: tuple[MigReading, ...] | None = None  # (): MIG mode is on and there is no instance; None: it is off
     mig_slices: int | None = None  # compute slices that the GPU has in MIG mode
+    # In MIG mode: only those that are in none of the devices of `mig`, so that each process is in one place.
     processes: tuple[GpuProcess, ...] | None = None
     processes_read_at_ns: int | None = None
     not_offered: tuple[str, ...] = ()  # NVML functions and fields that this GPU has said it does not have
@@ -192,6 +193,7 @@ class XidEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpu_instance: int | None = None
     compute_instance: int | None = None
     text: str = ""  # the kernel's words, where it is from the kernel log
+    count: int = 1  # how many of the same kind arrived together
 
 
 class GpuSnapshot(Struct, frozen=True, kw_only=True):
@@ -211,4 +213,6 @@ class GpuSnapshot(Struct, frozen=True, kw_only=True):
     events_watched: bool | None = None  # whether NVML's events are being waited for; None: this driver has none
     events_problem: str = ""
     xids: tuple[XidEvent, ...] = ()  # those that arrived since the snapshot before
+    events_seen: dict[str, int] = {}  # kind of NVML event -> times since the reader started
+    events_dropped: int = 0  # events of too many kinds at once, lost since the agent started
     reader_restarts: int = 0

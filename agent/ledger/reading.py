@@ -22,6 +22,7 @@ from agent.ledger.tables import accounts, entries, price_segments, requests
 
 NS = 1_000_000_000
 ACTIVE = ("request", "unattributed")
+BOOKED = ("gpu", "slot", "state", "reason", "engine", "model", "tenant", "outcome")  # dimensions that are columns
 
 
 def currency_of(connection: Connection) -> str | None:
@@ -108,7 +109,7 @@ class _Line:
     """One group of entries before it is put under the dimensions that were asked for."""
 
     start_ns: int
-    slot: tuple[str, int]
+    slot: tuple[str, int, str]  # GPU, account, slot
     names: dict[str, str]
     gpu_ns: int
     nano: int
@@ -165,7 +166,7 @@ def _lines(connection: Connection, query: ReportQuery, node: str, currency: str 
         step = query.step_seconds * NS
         start = e.bucket_ns - (e.bucket_ns - query.start_ns) % step
     start = start.label("start_ns")
-    names = [e.gpu, e.account_ns, e.state, e.engine, e.model, e.tenant, e.outcome]
+    names = [e.gpu, e.account_ns, e.slot, e.state, e.reason, e.engine, e.model, e.tenant, e.outcome]
     amounts = [e.gpu_ns, e.nano, e.requests, e.input_tokens, e.output_tokens]
     statement = (
         select(start, *names, a.gpu_model, a.currency, *(func.sum(column).label(column.name) for column in amounts))
@@ -175,10 +176,10 @@ def _lines(connection: Connection, query: ReportQuery, node: str, currency: str 
     )
     found = []
     for row in connection.execute(statement):
-        labels = {name: getattr(row, name) for name in ("gpu", "state", "engine", "model", "tenant", "outcome")}
+        labels = {name: getattr(row, name) for name in BOOKED}
         labels |= {"gpu_model": row.gpu_model or "", "node": node}
         priced = row.currency is not None and row.currency == currency
-        slot = (row.gpu, row.account_ns)
+        slot = (row.gpu, row.account_ns, row.slot)
         counts = (row.requests, row.input_tokens, row.output_tokens)
         found.append(_Line(row.start_ns, slot, labels, int(row.gpu_ns), int(row.nano), priced, *map(int, counts)))
     return found
@@ -186,7 +187,7 @@ def _lines(connection: Connection, query: ReportQuery, node: str, currency: str 
 
 def _allocate(lines: list[_Line]) -> list[_Line]:
     """Spread what is not active over what is, slot by slot and step by step, in proportion to GPU time."""
-    slots: dict[tuple[int, tuple[str, int]], list[_Line]] = {}
+    slots: dict[tuple[int, tuple[str, int, str]], list[_Line]] = {}
     for line in lines:
         slots.setdefault((line.start_ns, line.slot), []).append(line)
     kept = []

@@ -1,6 +1,6 @@
 """The tables of the ledger, as SQLAlchemy Core knows them. Their history is in `migrations`."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -40,24 +40,26 @@ price_segments = Table(
     Column("denominator", Text, nullable=False),
 )
 
+# What was booked: GPU time and money of a slot in a state. The key is most of the row, so there is no row beside it.
 entries = Table(
     "entries",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("bucket_ns", BigInteger, nullable=False),
-    Column("gpu", String, nullable=False),
-    Column("account_ns", BigInteger, nullable=False),
-    Column("state", String, nullable=False),
-    Column("engine", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("tenant", String, nullable=False),
-    Column("outcome", String, nullable=False),
+    Column("bucket_ns", BigInteger, primary_key=True),
+    Column("gpu", String, primary_key=True),
+    Column("account_ns", BigInteger, primary_key=True),
+    Column("slot", String, primary_key=True),  # the GPU itself, a MIG device or a share of one
+    Column("state", String, primary_key=True),
+    Column("reason", String, primary_key=True),
+    Column("engine", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("tenant", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
     Column("gpu_ns", BigInteger, nullable=False),
     Column("nano", BigInteger, nullable=False),
     Column("requests", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
-    UniqueConstraint("bucket_ns", "gpu", "account_ns", "state", "engine", "model", "tenant", "outcome"),
+    sqlite_with_rowid=False,
 )
 
 requests = Table(

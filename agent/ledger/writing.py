@@ -87,7 +87,7 @@ def _write_through(connection: Connection, closed: Closed) -> None:
 
 _new_entry = insert(entries)
 _add_entry = _new_entry.on_conflict_do_update(
-    index_elements=["bucket_ns", "gpu", "account_ns", "state", "engine", "model", "tenant", "outcome"],
+    index_elements=list(entries.primary_key.columns),
     set_={
         name: entries.c[name] + _new_entry.excluded[name]
         for name in ("gpu_ns", "nano", "requests", "input_tokens", "output_tokens")

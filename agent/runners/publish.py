@@ -1,7 +1,7 @@
 """Readings, records and our own state in; the board, the history and the samples of /metrics out."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.clock import NS, BillClock
 from agent.core.board import Board
@@ -38,6 +38,7 @@ class Publisher:
     clock: BillClock
     extra: tuple[SelfSamples, ...] = ()
     gpus_at_ns: int | None = None
+    gpu_samples: list[Sample] = field(default_factory=list)  # of the board's snapshot, for every scrape until the next
 
     def now_ms(self) -> int:
         """The history's now."""
@@ -48,7 +49,8 @@ class Publisher:
         self.board.gpus = snapshot
         if snapshot.gpus:
             self.gpus_at_ns = self.clock.now_ns()
-        self.history.append(GPU_SOURCE, self.now_ms(), gpu_samples(self.node, snapshot))
+        self.gpu_samples = list(gpu_samples(self.node, snapshot))
+        self.history.append(GPU_SOURCE, self.now_ms(), self.gpu_samples)
 
     def on_engine(self, snapshot: EngineSnapshot, raw: Iterable[Sample]) -> None:
         """A scrape of an engine, good or bad; a bad one has no raw samples, which ends its series."""
@@ -66,8 +68,7 @@ class Publisher:
 
     def samples(self) -> Iterator[Sample]:
         """Everything for /metrics, from the latest state."""
-        if self.board.gpus is not None:
-            yield from gpu_samples(self.node, self.board.gpus)
+        yield from self.gpu_samples
         for snapshot in self.board.engines.values():
             yield from engine_samples(self.node, snapshot, self.traffic)
         yield from self.own_samples()

@@ -17,7 +17,7 @@ from agent.core.metrics.series import History
 log = structlog.get_logger()
 
 _RULES_FOLDER = Path(__file__).parent.parent / "data" / "alert-rules"
-SHIPPED_RULES = (_RULES_FOLDER / "node.yaml", _RULES_FOLDER / "delivery.yaml")
+SHIPPED_RULES = tuple(_RULES_FOLDER / name for name in ("node.yaml", "gpu.yaml", "delivery.yaml"))
 PRODUCT = "engineroom"
 EVALUATOR = "node"
 

@@ -1,10 +1,11 @@
 """The state of rules, deliveries and money in, samples for /metrics and the history out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from agent.clock import NS
 from agent.core.alerts.alert import AlertState
 from agent.core.board import Board
+from agent.core.cost.present import PresentSlot
 from agent.core.metrics.published import gauge, labelled
 from agent.core.metrics.published_gpu import gpu_labels
 from agent.core.metrics.samples import Labels, Sample
@@ -57,3 +58,15 @@ def money_samples(node: str, settlement: Settlement, board: Board) -> Iterator[S
         if price is not None:
             labels = (*gpu_labels(node, gpu), ("currency", price.currency))
             yield from gauge("engineroom_cost_gpu_hour", price.nano_per_hour / NANO, labels)
+
+
+def slot_samples(node: str, slots: Iterable[PresentSlot]) -> Iterator[Sample]:
+    """Which state each slot is in now, why, and how much memory is stranded on it."""
+    for slot in slots:
+        base: Labels = (("node", node), ("uuid", slot.gpu), ("slot", slot.slot))
+        simulated: Labels = (("simulated", "true" if slot.simulated else ""),)
+        labels = (*base, ("state", slot.state), ("reason", slot.reason), *simulated)
+        yield from gauge("engineroom_gpu_slot_state", 1, labels)
+        yield from gauge("engineroom_gpu_slot_share_ratio", slot.weight / slot.weights, (*base, *simulated))
+        cause: Labels = (("cause", slot.stranded_cause),)
+        yield from gauge("engineroom_gpu_memory_stranded_bytes", slot.stranded_bytes, (*base, *cause, *simulated))

@@ -9,6 +9,7 @@ import structlog
 
 from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
+from agent.core.cost.present import PresentSlot, present
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.reports import GpuPrice
 from agent.core.cost.tariff import Tariff
@@ -24,6 +25,7 @@ from agent.core.requests import (
     RequestRecord,
     RequestStarted,
 )
+from agent.core.workloads import Attribution
 from agent.engines.addresses import endpoint
 from agent.ledger.ledger import CostKey, Ledger, SenderKey
 from agent.ledger.receiving import LOST, Accepted
@@ -110,6 +112,14 @@ class Settlement:
             return
         self._last_read_ns = snapshot.read_at_ns
         self._tariff.see_gpus(self._clock.now_ns(), snapshot)
+
+    def observe_workloads(self, attribution: Attribution) -> None:
+        """Who holds and uses which slot. It is believed for a minute; without it nothing counts as held and idle."""
+        self._tariff.see_workloads(self._clock.now_ns(), attribution)
+
+    def present_slots(self) -> tuple[PresentSlot, ...]:
+        """In which state each slot is now, and why."""
+        return present(self._tariff, self._clock.now_ns())
 
     def observe_engine(self, snapshot: EngineSnapshot) -> None:
         """One scrape round of an engine, failed ones too."""

@@ -15,7 +15,7 @@ from agent.demo.gpus.control import Control, write
 from tests.support.agent import ROOT, agent, free_port
 from tests.support.alertmanager import Alertmanager
 from tests.support.components import need
-from tests.support.nvml.build import build
+from tests.support.nvml.library import CLibrary
 
 SIMULATED = ("--simulate-gpus", "h100x8")
 
@@ -109,16 +109,14 @@ def test_sigterm_books_everything_and_a_restart_goes_on_with_a_gap(tmp_path: Pat
 
 @pytest.mark.component("cc")
 def test_a_gpu_call_that_hangs_for_ever_costs_that_gpu_and_nothing_else(tmp_path: Path) -> None:
-    library = build(machine.load("rtx4080sx2"), tmp_path, need("cc"))
-    control = tmp_path / "control"
-    control.write_text("")
-    environment = {"LD_LIBRARY_PATH": str(library), "ENGINEROOM_NVML_CONTROL": str(control)}
+    library = CLibrary(machine.load("rtx4080sx2"), tmp_path, tmp_path / "table", need("cc"))
+    environment = library.environment
     config = {"gpus": {"call_deadline_seconds": 1}, "rules": {"interval_seconds": 1, "hold_scale": 0.01}}
     data = tmp_path / "data"
     with agent(data, config=config, environment=environment) as running:
         running.ready()
         running.until(lambda: running.metric('engineroom_gpu_up{gpu="0"') == 1, "GPU 0 is up")
-        control.write_text("hang 0\n")
+        library.wants(hang=[0])
         running.until(lambda: running.metric('engineroom_gpu_up{gpu="0"') == 0, "GPU 0 is hung")
         running.until(lambda: running.metric('engineroom_gpu_power_watts{gpu="1"') is not None, "GPU 1 is read")
         assert running.get("/livez", port=running.probes)[0] == 200
@@ -130,6 +128,22 @@ def test_a_gpu_call_that_hangs_for_ever_costs_that_gpu_and_nothing_else(tmp_path
         replacement.ready()
         replacement.until(lambda: replacement.metric('engineroom_gpu_up{gpu="1"') == 1, "the other GPU in a new agent")
         assert replacement.stop() == 0
+
+
+@pytest.mark.component("cc")
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_container_that_has_lost_its_gpus_stops_where_that_is_asked_for(tmp_path: Path, stops: bool) -> None:
+    library = CLibrary(machine.load("rtx4080sx2"), tmp_path, tmp_path / "table", need("cc"))
+    config = {"gpus": {"interval_seconds": 0.2, "stop_when_access_is_lost": stops}}
+    with agent(tmp_path / "data", config=config, environment=library.environment) as running:
+        running.ready()
+        running.until(lambda: running.metric('engineroom_gpu_up{gpu="0"') == 1, "GPU 0 is up")
+        library.wants(returns={"*": {"0": 999, "1": 999}})
+        if stops:
+            assert running.process.wait(30) == 0
+        else:
+            running.until(lambda: "every GPU answers" in running.get("/api/v1/doctor")[1], "it is said")
+            assert running.process.poll() is None
 
 
 def test_a_full_disk_stops_the_booking_and_loses_nothing(tmp_path: Path) -> None:
@@ -183,7 +197,7 @@ def test_a_real_prometheus_scrapes_it_without_a_warning(tmp_path: Path) -> None:
         )
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
         scrape = {"job_name": "engineroom", "static_configs": [{"targets": [f"127.0.0.1:{running.api}"]}]}
-        rules = [str(ROOT / "alert-rules" / name) for name in ("node.yaml", "delivery.yaml")]
+        rules = [str(ROOT / "alert-rules" / name) for name in ("node.yaml", "gpu.yaml", "delivery.yaml")]
         file = tmp_path / "prometheus.yml"
         file.write_text(
             json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape], "rule_files": rules})

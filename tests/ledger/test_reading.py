@@ -4,7 +4,7 @@ import dataclasses
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +23,7 @@ from tests.support.money import MODEL, NS, UPSTREAM, Sidecar, book, expected_bil
 
 MINUTE = 60 * NS
 OTHER_MODEL = "NVIDIA A100-SXM4-80GB"
-DIMENSIONS: tuple[Dimension, ...] = ("tenant", "model", "engine", "gpu", "gpu_model", "node", "state", "outcome")
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def ledger(tmp_path: Path) -> Any:
 
 
 def place(state: str, minute: int = 0, gpu: str = "GPU-0", **fields: Any) -> Booking:
-    return Booking(T0 + minute * MINUTE, gpu, T0, state, "", "", "", "")._replace(**fields)
+    return Booking(T0 + minute * MINUTE, gpu, T0, state, "", "", "", "", slot=gpu)._replace(**fields)
 
 
 def account(gpu: str = "GPU-0", prices: PriceBook | None = None, **fields: Any) -> Account:
@@ -52,7 +52,7 @@ async def two_gpus(ledger: Ledger) -> None:
         place("request", 0, tenant="acme", outcome="ok", **serving): Amount(30 * NS, 300, 2, 20, 10),
         place("request", 1, tenant="zeta", outcome="error", **serving): Amount(10 * NS, 100, 1, 4, 0),
         place("loaded_idle", 1, **serving): Amount(20 * NS, 200),
-        place("unallocated", 0, "GPU-1"): Amount(60 * NS),
+        place("unallocated", 0, "GPU-1", reason="free"): Amount(60 * NS),
     }
     await write(ledger, [account(prices=book()), account("GPU-1", gpu_model=OTHER_MODEL)], entries, T0 + 2 * MINUTE)
 
@@ -79,6 +79,8 @@ def by(report: Report, *names: str) -> dict[Any, tuple[int, int | None]]:
         ("node", {"node-a": (120, 600)}),
         ("state", {"loaded_idle": (20, 200), "request": (40, 400), "unallocated": (60, None)}),
         ("outcome", {"": (80, 200), "error": (10, 100), "ok": (30, 300)}),
+        ("slot", {"GPU-0": (60, 600), "GPU-1": (60, None)}),
+        ("reason", {"": (60, 600), "free": (60, None)}),
     ],
 )
 async def test_report_by_dimension(ledger: Ledger, dimension: Dimension, groups: dict[str, Any]) -> None:
@@ -184,6 +186,27 @@ async def test_idle_time_goes_to_what_was_active_on_the_same_gpu_in_the_same_ste
         ("acme", "request"): (30, 300),
         ("zeta", "request"): (30, 300),  # the idle seconds were in its minute
     }
+
+
+async def test_idle_time_of_a_part_of_a_gpu_stays_with_that_part(ledger: Ledger) -> None:
+    rest = {"slot": "GPU-0", "reason": "mig_unpartitioned"}
+    entries = {
+        place("request", slot="MIG-a", tenant="acme", outcome="ok"): Amount(10 * NS, 100, 1),
+        place("loaded_idle", slot="MIG-a"): Amount(20 * NS, 200),
+        place("allocated_idle", slot="MIG-b", reason="held_no_process"): Amount(20 * NS, 200),
+        place("unallocated", **rest): Amount(10 * NS, 100),
+    }
+    await write(ledger, [account(prices=book())], entries, T0 + MINUTE)
+    window = {"start_ns": T0, "end_ns": T0 + MINUTE, "aggregate": ("slot", "state", "reason")}
+    usage = await ledger.report(ReportQuery(**window))
+    spread = await ledger.report(ReportQuery(**window, basis="allocation"))
+    stays = {
+        ("GPU-0", "unallocated", "mig_unpartitioned"): (10, 100),
+        ("MIG-b", "allocated_idle", "held_no_process"): (20, 200),
+    }
+    names = ("slot", "state", "reason")
+    assert by(usage, *names) == stays | {("MIG-a", "request", ""): (10, 100), ("MIG-a", "loaded_idle", ""): (20, 200)}
+    assert by(spread, *names) == stays | {("MIG-a", "request", ""): (30, 300)}
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,10 +7,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from agent.ledger.schema import HEAD, KNOWN, connect, migrate, upgrade
-from agent.ledger.tables import metadata, requests, sidecars
+from agent.ledger.tables import entries, metadata, requests, sidecars
 
 
 def test_head_is_the_newest_migration() -> None:
@@ -51,6 +51,34 @@ def test_a_ledger_of_the_first_version_keeps_its_rows(tmp_path: Path) -> None:
         marks = [tuple(row) for row in connection.execute(select(sidecars))]
     assert (request.id, request.epoch, request.nano, request.sender) == ("a", 7, 3, "")
     assert marks == [("s", 7, "", 41, None, 99), ("s", 8, "", 3, None, 100)]
+    engine.dispose()
+
+
+def test_what_was_booked_before_there_were_slots_is_of_the_whole_gpu(tmp_path: Path) -> None:
+    engine = connect(tmp_path / "ledger.sqlite")
+    upgrade(engine, "0002")
+    names = "id, bucket_ns, gpu, account_ns, state, engine, model, tenant, outcome, gpu_ns, nano, requests"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO entries ({names}, input_tokens, output_tokens) VALUES "
+            "(7, 60, 'GPU-0', 1, 'request', 'vllm', 'llama', 'acme', 'ok', 5, 50, 1, 2, 3),"
+            "(9, 60, 'GPU-1', 1, 'gap', '', '', '', '', 6, 60, 0, 0, 0),"
+            "(12, 60, '', 0, 'request', 'far', 'llama', 'acme', 'ok', 0, 0, 1, 2, 3)"
+        )
+    migrate(engine, tmp_path / "ledger.sqlite")
+    with engine.begin() as connection:
+        rows = [dict(row) for row in connection.execute(select(entries).order_by(entries.c.gpu.desc())).mappings()]
+        tables = set(inspect(connection).get_table_names())
+    assert [(row["gpu"], row["slot"], row["reason"], row["gpu_ns"], row["nano"]) for row in rows] == [
+        ("GPU-1", "GPU-1", "", 6, 60),
+        ("GPU-0", "GPU-0", "", 5, 50),
+        ("", "", "", 0, 0),
+    ]
+    first = rows[1]
+    kept = {"bucket_ns": 60, "account_ns": 1, "state": "request", "engine": "vllm", "model": "llama"}
+    kept |= {"tenant": "acme", "outcome": "ok", "requests": 1, "input_tokens": 2, "output_tokens": 3}
+    assert kept.items() <= first.items()
+    assert "entries_0002" not in tables
     engine.dispose()
 
 

@@ -3,10 +3,11 @@ from typing import Any
 
 from agent.core.alerts.alert import AlertState
 from agent.core.board import Board
+from agent.core.cost.present import PresentSlot
 from agent.core.cost.reports import GpuPrice
 from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.delivery.latest import DeliveryCounts
-from agent.runners.self_samples import delivery_samples, money_samples, rule_samples
+from agent.runners.self_samples import delivery_samples, money_samples, rule_samples, slot_samples
 from exporters.prometheus import render
 
 
@@ -55,3 +56,24 @@ def test_every_destination_has_its_own_counts() -> None:
     text = page(delivery_samples("n", {"a": DeliveryCounts(delivered=2, rejected=1)}, {"a": 3}))
     assert 'engineroom_alerts_delivered_total{destination="a",node="n"} 2.0' in text
     assert 'engineroom_alerts_pending{destination="a",node="n"} 3.0' in text
+
+
+def test_each_slot_has_one_state_a_share_and_what_is_stranded_on_it() -> None:
+    common: dict[str, Any] = {"gpu": "GPU-1", "index": 0, "profile": "", "weights": 7}
+    slots = [
+        PresentSlot(
+            slot="MIG-a", kind="mig", weight=3, state="allocated_idle", reason="held_no_process",
+            stranded_bytes=5, stranded_cause="held_free", **common,
+        ),
+        PresentSlot(slot="GPU-1", kind="rest", weight=0, state="unallocated", reason="mig_unpartitioned", **common),
+    ]  # fmt: skip
+    found = {(sample.key.name, sample.key.get("slot")): sample for sample in slot_samples("n", slots)}
+    state = found["engineroom_gpu_slot_state", "MIG-a"]
+    assert dict(state.key.labels) == {
+        "node": "n", "uuid": "GPU-1", "slot": "MIG-a", "state": "allocated_idle", "reason": "held_no_process",
+    }  # fmt: skip
+    assert {sample.value for (name, _), sample in found.items() if name == "engineroom_gpu_slot_state"} == {1.0}
+    assert found["engineroom_gpu_slot_share_ratio", "MIG-a"].value == 3 / 7
+    assert found["engineroom_gpu_slot_share_ratio", "GPU-1"].value == 0.0
+    (stranded,) = [sample for (name, _), sample in found.items() if name == "engineroom_gpu_memory_stranded_bytes"]
+    assert (stranded.key.get("slot"), stranded.key.get("cause"), stranded.value) == ("MIG-a", "held_free", 5.0)

@@ -7,12 +7,18 @@ from typing import Any
 import pynvml
 
 from agent.collect.gpu.codes import LOST_REASONS, describe, verdict
+from agent.collect.gpu.process_calls import PROCESS_LISTS
 from agent.core.gpu_readings import GpuState
 
-# pynvml reaches these versions of a function through an argument; here every version has its own name.
-_BY_ARGUMENT: dict[str, Callable[..., Any]] = {
+# Functions that are not called as pynvml would. It reaches version 2 of this one through an argument.
+_INSTEAD: dict[str, Callable[..., Any]] = {
+    **PROCESS_LISTS,
     "nvmlDeviceGetMemoryInfo_v2": lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2),
 }
+# Here a GPU may refuse one thing and have the others: a clock domain, a threshold.
+_BY_LAST_ARGUMENT = frozenset(
+    {"nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetTemperatureThreshold"}
+)
 
 
 class GpuUnavailable(Exception):
@@ -53,13 +59,17 @@ class Calls:
         self.unsupported.clear()
         self.forbidden.clear()
 
+    def forget_gpu(self, gpu: str) -> None:
+        """After its MIG devices were made anew, this GPU is asked everything again."""
+        self.unsupported = {known for known in self.unsupported if known[0] != gpu}
+
     def knows_not(self, gpu: str, function: str) -> bool:
         """Whether it is known that `gpu` never answers `function`."""
         return function in self.missing or (gpu, function) in self.unsupported
 
     def raw(self, function: str, *arguments: Any) -> Any:
         """One call, timed and counted. Raises pynvml.NVMLError."""
-        call = _BY_ARGUMENT.get(function) or getattr(pynvml, function)
+        call = _INSTEAD.get(function) or getattr(pynvml, function)
         began = time.perf_counter()  # a stopwatch, no instant: those come with the tick
         try:
             return call(*arguments)
@@ -73,12 +83,13 @@ class Calls:
         Raises `GpuUnavailable` or `DriverGone` when more than this one call has failed, `Missed` when the call
         failed for now.
         """
-        if self.knows_not(gpu, function):
+        what = f"{function}({arguments[-1]})" if function in _BY_LAST_ARGUMENT else function
+        if function in self.missing or (gpu, what) in self.unsupported:
             return None
         try:
             return self.raw(function, *arguments)
         except pynvml.NVMLError as error:
-            return self.judge(gpu, function, error.value)
+            return self.judge(gpu, function, error.value, what)
 
     def first_of(self, gpu: str, *variants: tuple[Any, ...]) -> Any:
         """The answer of the first variant that this driver and GPU have; None if they have none."""
@@ -88,13 +99,13 @@ class Calls:
                 return answer
         return None
 
-    def judge(self, gpu: str, function: str, code: int) -> None:
-        """Remember, count or raise, by what the code means (codes.verdict)."""
+    def judge(self, gpu: str, function: str, code: int, what: str = "") -> None:
+        """Remember, count or raise, by what the code means (codes.verdict). `what`: the part that is refused."""
         meaning = verdict(code)
         if meaning == "empty":
             return
         if meaning == "unsupported":
-            self.unsupported.add((gpu, function))
+            self.unsupported.add((gpu, what or function))
             return
         if meaning == "missing":
             self.missing.add(function)

@@ -119,3 +119,30 @@ LOST_REASONS = {
     16: "the GPU must be reset before it can be used again (nvidia-smi --gpu-reset, or reboot the node)",
     28: "the GPU was removed or its driver unbound from it",
 }
+
+
+# nvml.h, nvmlEventType*: bit -> word. Left out are changes of clocks, performance state and power source: too many.
+EVENT_KINDS = {
+    0x1: "ecc_single_bit",
+    0x2: "ecc_double_bit",
+    0x8: "xid",
+    0x100: "mig_reconfigured",
+    0x200: "ecc_single_bit_storm",
+    0x400: "dram_retirement",
+    0x800: "dram_retirement_failed",
+    0x1000: "poison_nonfatal",
+    0x2000: "poison_fatal",
+    0x4000: "gpu_unavailable",
+    0x8000: "recovery_action",
+}
+
+
+def right_for(function: str) -> str:
+    """The right that would open a function which was refused with "no permission"."""
+    if "Mig" in function or "GpuInstance" in function or "ComputeInstance" in function:
+        return "root on the host and NVIDIA_MIG_MONITOR_DEVICES=all (a privileged container)"
+    if "Process" in function or "Accounting" in function:
+        return "root on the host (a privileged container); on a GPU in MIG mode also NVIDIA_MIG_MONITOR_DEVICES=all"
+    if function == "nvmlInit":
+        return "access to /dev/nvidiactl (the nvidia runtime with NVIDIA_DRIVER_CAPABILITIES=utility)"
+    return "root on the host (a privileged container)"

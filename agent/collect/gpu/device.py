@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pynvml
 from msgspec.structs import replace
 
 from agent.collect.gpu.calls import Calls, GpuUnavailable, Missed
 from agent.collect.gpu.meters import NS
 from agent.collect.gpu.parts.all import parts
-from agent.collect.gpu.parts.part import RARE, TIERS, Asker, FieldKey, Moment, Part, Tier
+from agent.collect.gpu.parts.part import DEAR_SECONDS, RARE, Asker, Closing, FieldKey, Moment, Part, Reconfigured, Tier
 from agent.core.gpu_readings import GpuReading
 
-_FIELD_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
-
 _SLOWER: dict[Tier, int] = {"slow": 1, "rare": RARE}  # in units of `Pace.slow_ns`
+
+REASK_NS = 3600 * NS  # a GPU is asked again for what it has refused
+STRIKES = 2  # readings in a row that make an eager part dear, or cheap again
 
 PROBE_FIRST_NS = 30 * NS
 PROBE_MOST_NS = 600 * NS
@@ -34,7 +34,6 @@ class Round:
     """One tick: what was read, and how that went."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    answered: int = 0  # parts of the fast tier
     failure: str = ""
 
 
@@ -59,13 +58,30 @@ class Device:
         self._asker = Asker(calls, identity.uuid, handle)
         self._pace = pace
         self._probing: Probing | None = None
-        self._unknown_fields: set[int] = set()
         self._begin()
 
     def _begin(self) -> None:
         self._parts: tuple[Part, ...] = parts(self._pace.max_gap_ns)
         self._kept: dict[Part, dict[str, Any]] = {}
-        self._due_ns: dict[Tier, int] = dict.fromkeys(TIERS, 0)
+        self._due_ns: dict[Tier, int] = dict.fromkeys(_SLOWER, 0)
+        self._dear: dict[Part, int] = {}  # eager part -> strikes; from `STRIKES` on, it is read with the slow tier
+        self._reask_ns = 0
+        self._mig: tuple[Any, ...] | None = None
+        self._not_offered: tuple[str, ...] = ()
+        self._refusals = 0
+
+    def close(self) -> None:
+        """Give back what is held of the driver's: before nvmlShutdown."""
+        for part in self._parts:
+            if isinstance(part, Closing):
+                part.close()
+
+    def reconfigured(self) -> None:
+        """The GPU was set up anew (its MIG mode or devices): it is asked again for what it has refused."""
+        self._asker.forget()
+        for part in self._parts:
+            if isinstance(part, Reconfigured):
+                part.reconfigured()
 
     @property
     def will_be_touched(self) -> bool:
@@ -84,6 +100,7 @@ class Device:
             return self._present(Moment(unix_ns, boot_ns))
         except GpuUnavailable as error:
             self._probing = Probing(error, boot_ns + PROBE_FIRST_NS)
+            self.close()
             self._begin()
             return self._absent(unix_ns, error)
 
@@ -105,66 +122,79 @@ class Device:
                 return False
         except (GpuUnavailable, Missed):
             return False
+        self._asker.forget()
         self._probing = None
         return True
 
     def _present(self, now: Moment) -> GpuReading:
-        due = self._tiers_due(now.boot_ns)
-        this = Round()
+        due = self._due(now.boot_ns)
+        this, before = Round(), self._asker.answers
         for part in self._parts:
-            if part.tier not in due:
+            if part not in due:
                 this.values.update(self._kept.get(part, {}))
-        fields = self._batch([part for part in self._parts if part.tier in due], this)
+        fields = self._batch(due, this)
         for part in self._parts:
-            if part.tier in due:
+            if part in due:
                 self._read_part(part, fields, this, now)
-        if not this.answered:
+        self._look_back(this.values, now.boot_ns)
+        if self._asker.answers == before:
             return replace(self.identity, read_at_ns=now.unix_ns, state="error", reason=this.failure or "no answer")
-        return replace(self.identity, read_at_ns=now.unix_ns, state="ok", **this.values)
+        return replace(self.identity, read_at_ns=now.unix_ns, state="ok", not_offered=self._not_offered, **this.values)
 
-    def _tiers_due(self, boot_ns: int) -> set[Tier]:
-        due: set[Tier] = {"fast"}
+    def _due(self, boot_ns: int) -> set[Part]:
+        tiers: set[Tier] = {"fast"}
         for tier, times in _SLOWER.items():
             if boot_ns >= self._due_ns[tier]:
-                due.add(tier)
+                tiers.add(tier)
                 first = self._due_ns[tier] == 0
                 wait = self._pace.slow_ns * times * self.stretch * (self._pace.turn if first else 1)
                 self._due_ns[tier] = boot_ns + int(wait)
-        return due
+        return {part for part in self._parts if self._tier(part) in tiers}
+
+    def _tier(self, part: Part) -> Tier:
+        if part.tier != "eager":
+            return part.tier
+        return "slow" if self._dear.get(part, 0) >= STRIKES else "fast"
 
     def _read_part(self, part: Part, fields: dict[FieldKey, float], this: Round, now: Moment) -> None:
+        began = self._seconds() if part.tier == "eager" else 0.0
         try:
             found = part.read(self._asker, fields, this.values, now)
         except Missed as error:
             this.failure = this.failure or str(error)
             self._kept.pop(part, None)
             return
+        finally:
+            if part.tier == "eager":
+                self._weigh(part, self._seconds() - began)
         self._kept[part] = found
         this.values.update(found)
-        this.answered += part.tier == "fast" and bool(found)
 
-    def _batch(self, wanting: list[Part], this: Round) -> dict[FieldKey, float]:
+    def _seconds(self) -> float:
+        return sum(self._calls.seconds.values())
+
+    def _weigh(self, part: Part, seconds: float) -> None:
+        """One strike for a dear reading, one back for a cheap one; the first contact of all may be slow."""
+        strikes = self._dear.get(part, 0) + (1 if seconds > DEAR_SECONDS else -1)
+        self._dear[part] = min(max(strikes, 0), 2 * STRIKES - 1)
+
+    def _batch(self, due: set[Part], this: Round) -> dict[FieldKey, float]:
         """All field values that these parts want, in one call."""
-        wanted = dict.fromkeys(key for part in wanting for key in part.fields if key.number not in self._unknown_fields)
         try:
-            return self._fields(list(wanted))
+            return self._asker.values(key for part in self._parts if part in due for key in part.fields)
         except Missed as error:
             this.failure = this.failure or str(error)
             return {}
 
-    def _fields(self, wanted: list[FieldKey]) -> dict[FieldKey, float]:
-        """Those that this GPU has; one that it refuses for good is not asked for again."""
-        asked = [key if key.scope else key.number for key in wanted]
-        answer = self._asker.ask("nvmlDeviceGetFieldValues", asked) if asked else None
-        found = {}
-        for key, item in zip(wanted, answer or (), strict=answer is not None):
-            if item.nvmlReturn == pynvml.NVML_SUCCESS:
-                found[key] = getattr(item.value, _FIELD_MEMBERS[item.valueType])
-            elif item.nvmlReturn in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT):
-                self._unknown_fields.add(key.number)  # a field newer than the driver is an invalid argument
-            else:
-                try:
-                    self._calls.judge(self.identity.uuid, f"field {key.number}", item.nvmlReturn)
-                except Missed:
-                    pass  # counted; the other fields of the batch are good
-        return found
+    def _look_back(self, values: dict[str, Any], boot_ns: int) -> None:
+        """Ask again for what was refused, each hour and when MIG mode changes: it changes what a GPU can say."""
+        details = values.get("details")
+        mig = (values.get("mig") is None, details and details.mig_mode)
+        if (self._mig is not None and mig != self._mig) or (self._reask_ns and boot_ns >= self._reask_ns):
+            self._asker.forget()
+            self._reask_ns = 0
+        self._mig = mig
+        self._reask_ns = self._reask_ns or boot_ns + REASK_NS
+        refusals = len(self._asker.refused) + len(self._calls.unsupported)
+        if refusals != self._refusals:
+            self._refusals, self._not_offered = refusals, self._asker.not_offered

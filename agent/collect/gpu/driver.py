@@ -5,15 +5,23 @@ from typing import Any, NamedTuple
 
 import pynvml
 
+from agent.collect.gpu.budget import Budget
 from agent.collect.gpu.calls import Calls, DriverGone, GpuUnavailable, Missed
 from agent.collect.gpu.codes import cuda_version_text, describe, verdict
 from agent.collect.gpu.device import PROBE_FIRST_NS, Device, Pace
-from agent.collect.gpu.frames import EXIT_ALL_UNKNOWN, EXIT_VERSION_MISMATCH, Tick, Touching
+from agent.collect.gpu.events import EventWatch
+from agent.collect.gpu.frames import (
+    EXIT_ALL_UNKNOWN,
+    EXIT_DRIVER_AWAY,
+    EXIT_DRIVER_LEAVING,
+    EXIT_VERSION_MISMATCH,
+    Tick,
+    Touching,
+)
+from agent.collect.gpu.identity import Frame, identify, unidentified
 from agent.collect.gpu.meters import NS
-from agent.core.gpu_readings import DriverState, GpuReading
+from agent.core.gpu_readings import DriverState, GpuReading, XidEvent
 
-RETRY_FIRST_NS = 1 * NS
-RETRY_MOST_NS = 60 * NS
 RECHECK_NS = 60 * NS  # for a library, for GPUs, for more GPUs
 
 NO_LIBRARY = (
@@ -22,6 +30,11 @@ NO_LIBRARY = (
 )
 NO_DRIVER = "the NVIDIA driver is not loaded; waiting for it (modprobe nvidia, or the end of a driver upgrade)"
 NO_GPU = "the NVIDIA driver is loaded but lists no GPU. Looking again every minute."
+NO_ACCESS = "the NVIDIA driver counts {count} GPUs and lets this process use none (nvmlDeviceGetHandleByIndex refuses)"
+LEAVING = (
+    "the NVIDIA driver is being unbound from a GPU (an upgrade, or a change of its driver): NVML was let go, "
+    "so that this is not held up"
+)
 MISMATCH = (
     "the NVIDIA kernel driver and libnvidia-ml.so.1 are of different versions: after a driver upgrade restart this "
     "container, or reload the nvidia module"
@@ -51,10 +64,17 @@ Tell = Callable[[Touching], None]
 
 
 class Driver:
-    """Owns NVML. Not thread-safe: one caller."""
+    """Owns NVML. Not thread-safe: one caller. `events` waits for NVML's events beside it; None: nobody does."""
 
-    def __init__(self, slow_ns: int, interval_ns: int, *, simulated: bool = False) -> None:
+    def __init__(
+        self, slow_ns: int, interval_ns: int, *, simulated: bool = False, events: EventWatch | None = None
+    ) -> None:
         self.calls = Calls()
+        self.events = events
+        self.events_seen: dict[str, int] = {}
+        self.events_dropped = 0
+        self.tier_stretch = 1.0
+        self._budget = Budget()
         self.state: DriverState = "starting"
         self.message = ""
         self._slow_ns = slow_ns
@@ -67,7 +87,7 @@ class Driver:
         self._initialised = False
         self._due_ns = 0
         self._recount_ns = 0
-        self._pause_ns = RETRY_FIRST_NS
+        self._count_problem = ""
         self._versions: tuple[str | None, str | None] = (None, None)
 
     def tick(self, tick: Tick, tell: Tell) -> Iterator[GpuReading]:
@@ -81,10 +101,39 @@ class Driver:
         except DriverGone as error:
             self._gone(error.code, str(error), tick)
 
+    @property
+    def gpus_counted(self) -> int | None:
+        """How many GPUs the driver counts, also those that it does not let us use; None: it has not said."""
+        return self._counted or None
+
+    def notice(self, tick: Tick) -> tuple[XidEvent, ...]:
+        """What NVML has told since the last call. Raises `Replace` when the driver wants to be let go."""
+        if self.events is None:
+            return ()
+        noticed = self.events.take()
+        for kind, count in noticed.kinds.items():
+            self.events_seen[kind] = self.events_seen.get(kind, 0) + count
+        self.events_dropped += noticed.dropped
+        for device in self._devices.values():
+            if device.identity.uuid in noticed.mig_changed:
+                self.calls.forget_gpu(device.identity.uuid)
+                device.reconfigured()
+        if noticed.bound:
+            self._recount_ns = tick.boot_ns
+        if noticed.unbound:
+            self.close()
+            self.state, self.message = "restarting", LEAVING
+            raise Replace(EXIT_DRIVER_LEAVING)
+        return noticed.events(tick.unix_ns)
+
     def close(self) -> None:
         """Give NVML back."""
+        if self.events is not None:
+            self.events.close()
         if self._initialised:
             self._initialised = False
+            for device in self._devices.values():
+                device.close()
             try:
                 self.calls.raw("nvmlShutdown")
             except pynvml.NVMLError:
@@ -104,6 +153,7 @@ class Driver:
                 self._gone(error.value, describe("nvmlInit", error.value), tick)
                 return False
             self._initialised = True
+            self._counted = 0
             self._recount_ns = tick.boot_ns
             self.calls.forget_gpus()
             self._versions = (self._system("nvmlSystemGetDriverVersion"), self._cuda_version())
@@ -121,10 +171,22 @@ class Driver:
         number = self._system("nvmlSystemGetCudaDriverVersion")
         return None if number is None else cuda_version_text(number)
 
+    def _count(self) -> int | None:
+        """Every code of this call is worth another try, also those that are final of other calls."""
+        try:
+            count: int = self.calls.raw("nvmlDeviceGetCount")
+        except pynvml.NVMLError as error:
+            self._count_problem = describe("nvmlDeviceGetCount", error.value)
+            self.calls.errors[self._count_problem] = self.calls.errors.get(self._count_problem, 0) + 1
+            if verdict(error.value) in ("no_driver", "no_library", "replace"):
+                raise DriverGone("nvmlDeviceGetCount", error.value) from error
+            return None
+        return count
+
     def _recount(self, tick: Tick, tell: Tell) -> None:
         self._recount_ns = tick.boot_ns + RECHECK_NS
         tell(Touching(what="nvmlDeviceGetCount", first=not self._devices))
-        count = self._system("nvmlDeviceGetCount")
+        count = self._count()
         if count is None:
             self._recount_ns = tick.boot_ns  # ask again at the next tick
         elif count == 0 and not self._devices:
@@ -138,7 +200,7 @@ class Driver:
             self._unseen = set(range(count)) - self._devices.keys()
 
     def _gone(self, code: int, text: str, tick: Tick) -> None:
-        """The driver does not answer at all: let go, and try again later."""
+        """The driver does not answer at all: let go. Raises `Replace`, unless there is no library to let go of."""
         self.close()
         meaning = verdict(code)
         if meaning == "replace":
@@ -151,12 +213,12 @@ class Driver:
         self.message = NO_DRIVER if meaning == "no_driver" else f"NVML cannot be used: {text}"
         if code == pynvml.NVML_ERROR_NO_PERMISSION:
             self.message += ": this process may not open /dev/nvidiactl"
-        self._due_ns = tick.boot_ns + self._pause_ns
-        self._pause_ns = min(2 * self._pause_ns, RETRY_MOST_NS)
+        # The library stays mapped in this process; a driver that is exchanged should find nobody at it.
+        raise Replace(EXIT_DRIVER_AWAY)
 
     def _read(self, tick: Tick, tell: Tell) -> Iterator[GpuReading]:
-        self.state, self.message, self._pause_ns = "ok", "", RETRY_FIRST_NS
-        unknown = looked_at = 0
+        self.state, self.message = "ok", ""
+        unknown = looked_at = shown = 0
         for index in sorted(self._devices.keys() | self._unseen):
             if index in tick.skip:
                 continue
@@ -164,14 +226,29 @@ class Driver:
             if reading is None:
                 continue
             yield reading
+            shown += 1
             looked_at += reading.state in ("ok", "error")  # one that is lost says nothing about the others
             unknown += reading.state == "error" and reading.reason.endswith("(999)")
         if looked_at and unknown == looked_at:
             self.message = ALL_UNKNOWN
             raise Replace(EXIT_ALL_UNKNOWN)
-        if self.calls.forbidden:
+        self.tier_stretch = self._budget.observe(tick.boot_ns, sum(self.calls.seconds.values()))
+        self._follow_events(tick)
+        if not shown and not tick.skip:
+            if self._counted:
+                self.state, self.message = "no_gpu", NO_ACCESS.format(count=self._counted)
+            else:
+                self.state, self.message = "starting", self._count_problem
+        elif self.calls.forbidden:
             names = ", ".join(sorted(self.calls.forbidden))
             self.message = f"no permission for {names}: run privileged, or give the MIG capability"
+
+    def _follow_events(self, tick: Tick) -> None:
+        """Events are waited for of the GPUs that answer; one that is lost or hung would hold up the others'."""
+        if self.events is not None:
+            devices = [device for index, device in self._devices.items() if index not in tick.skip]
+            known = [device.identity for device in devices if device.will_be_touched]
+            self.events.follow({gpu.uuid: gpu.pci_bus_id for gpu in known if gpu.pci_bus_id}, tick.boot_ns)
 
     def _read_one(self, index: int, tick: Tick, tell: Tell) -> GpuReading | None:
         device = self._devices.get(index)
@@ -182,10 +259,14 @@ class Driver:
                 device = self._attach(index, tick)
                 refusal = self._refusals.get(index)
             if device is None:
-                return None if refusal is None else self._unidentified(index, refusal.error, tick)
+                return None if refusal is None else unidentified(index, refusal.error, self._frame(tick))
+        device.stretch = self.tier_stretch
         if device.will_be_touched or device.probe_due(tick.boot_ns):
             tell(Touching(what="readings", index=index))
         return device.read(tick.unix_ns, tick.boot_ns)
+
+    def _frame(self, tick: Tick) -> Frame:
+        return Frame(tick.unix_ns, self._simulated, *self._versions)
 
     def _attach(self, index: int, tick: Tick) -> Device | None:
         """Handle and identity of one GPU. None if it refuses; `_refusals` then says why, unless it is not ours."""
@@ -196,7 +277,7 @@ class Driver:
                 self.calls.forbidden.discard("nvmlDeviceGetHandleByIndex")
                 self._unseen.discard(index)
                 return None
-            identity = self._identity(index, handle, tick)
+            identity = identify(self.calls, index, handle, self._frame(tick))
         except (GpuUnavailable, Missed) as error:
             self._refusals[index] = Refusal(error, tick.boot_ns + PROBE_FIRST_NS)
             return None
@@ -205,35 +286,3 @@ class Driver:
         device = Device(self.calls, handle, identity, Pace(self._slow_ns, (index % 8 + 1) / 8, self._max_gap_ns))
         self._devices[index] = device
         return device
-
-    def _identity(self, index: int, handle: Any, tick: Tick) -> GpuReading:
-        key = f"index {index}"
-        pci = self.calls.value(key, "nvmlDeviceGetPciInfo", handle)
-        bus_id = pci.busId if pci is not None else None
-        uuid = self.calls.value(key, "nvmlDeviceGetUUID", handle)
-        return GpuReading(
-            uuid=uuid or "",
-            index=index,
-            model=self.calls.value(key, "nvmlDeviceGetName", handle) or "unknown GPU",
-            read_at_ns=tick.unix_ns,
-            state="ok",
-            simulated=self._simulated,
-            pci_bus_id=bus_id.decode() if isinstance(bus_id, bytes) else bus_id,
-            driver_version=self._versions[0],
-            cuda_version=self._versions[1],
-        )
-
-    def _unidentified(self, index: int, error: GpuUnavailable | Missed, tick: Tick) -> GpuReading:
-        """A GPU that has not said who it is. The supervisor adds the identity if it knew it before."""
-        state = error.state if isinstance(error, GpuUnavailable) else "error"
-        return GpuReading(
-            uuid="",
-            index=index,
-            model="",
-            read_at_ns=tick.unix_ns,
-            state=state,
-            reason=str(error),
-            simulated=self._simulated,
-            driver_version=self._versions[0],
-            cuda_version=self._versions[1],
-        )

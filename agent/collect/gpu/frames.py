@@ -1,8 +1,8 @@
 """What the GPU reader and its supervisor say to each other: length-prefixed msgpack over a socket pair.
 
 One frame is a 4-byte big-endian length and that many bytes of one tagged Struct. The supervisor sends a `Tick`; the
-reader answers with a `Touching` before and a `GpuRead` after each GPU, and one `TickEnded`. The reader owns no clock:
-every instant comes with the tick.
+reader answers with a `Touching` before and a `GpuRead` after each GPU, a `Told` when NVML has told of errors, and one
+`TickEnded`. The reader owns no clock: every instant comes with the tick.
 """
 
 import struct
@@ -10,7 +10,7 @@ import struct
 import msgspec
 from msgspec import Struct
 
-from agent.core.gpu_readings import DriverState, GpuReading
+from agent.core.gpu_readings import DriverState, GpuReading, XidEvent
 
 _HEAD = struct.Struct(">I")
 MAX_FRAME_BYTES = 16 * 2**20
@@ -18,6 +18,8 @@ MAX_FRAME_BYTES = 16 * 2**20
 # Exit statuses with which the reader asks for a new process.
 EXIT_VERSION_MISMATCH = 75
 EXIT_ALL_UNKNOWN = 76
+EXIT_DRIVER_AWAY = 77  # NVML cannot be used; nothing of it is to stay open or mapped meanwhile
+EXIT_DRIVER_LEAVING = 78  # the driver is being unbound from a GPU and waits for everybody to let go
 
 
 class Tick(Struct, frozen=True, kw_only=True, tag="tick"):
@@ -42,6 +44,12 @@ class GpuRead(Struct, frozen=True, kw_only=True, tag="gpu"):
     reading: GpuReading
 
 
+class Told(Struct, frozen=True, kw_only=True, tag="told"):
+    """Errors that NVML has told since the last tick; sent before a GPU is touched, since it may hang on that error."""
+
+    xids: tuple[XidEvent, ...]
+
+
 class TickEnded(Struct, frozen=True, kw_only=True, tag="end"):
     """The tick is over. Totals are since the reader started; keys of `errors` are ``function: meaning (code)``."""
 
@@ -50,9 +58,17 @@ class TickEnded(Struct, frozen=True, kw_only=True, tag="end"):
     call_seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
     errors: dict[str, int] = {}
+    missing: tuple[str, ...] = ()
+    forbidden: dict[str, str] = {}
+    tier_stretch: float = 1.0
+    gpus_counted: int | None = None
+    events_watched: bool | None = None
+    events_problem: str = ""
+    events_seen: dict[str, int] = {}
+    events_dropped: int = 0
 
 
-Answer = Touching | GpuRead | TickEnded
+Answer = Touching | GpuRead | Told | TickEnded
 
 _encoder = msgspec.msgpack.Encoder()
 _tick_decoder = msgspec.msgpack.Decoder(Tick)

@@ -1,7 +1,8 @@
 """The GPU reader: a process that owns NVML. Ticks in and readings out over the socket it was given; see frames.py.
 
-A wedged driver call can make a process impossible to kill, so this one is kept expendable: no locks, no files, one
-thread, few imports. It ends when its supervisor closes the socket or dies.
+A wedged driver call can make a process impossible to kill, so this one is kept expendable: no locks, no files, few
+imports; one thread reads, a second one waits for events. It ends when its supervisor closes the socket or dies, and
+by itself when the driver goes away.
 """
 
 import argparse
@@ -11,8 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from agent.clock import end_with_parent
+from agent.collect.gpu.codes import right_for
 from agent.collect.gpu.driver import Driver, Replace
-from agent.collect.gpu.frames import Answer, FrameBuffer, GpuRead, Tick, TickEnded, decode_tick, encode
+from agent.collect.gpu.events import EventWatch
+from agent.collect.gpu.frames import Answer, FrameBuffer, GpuRead, Tick, TickEnded, Told, decode_tick, encode
 from agent.collect.gpu.meters import NS
 
 
@@ -40,6 +43,14 @@ def serve(connection: socket.socket, driver: Driver, before_tick: Callable[[Tick
                 call_seconds=calls.seconds,
                 calls=calls.counts,
                 errors=calls.errors,
+                missing=tuple(sorted(calls.missing)),
+                forbidden={function: right_for(function) for function in sorted(calls.forbidden)},
+                tier_stretch=driver.tier_stretch,
+                gpus_counted=driver.gpus_counted,
+                events_watched=driver.events.watched if driver.events is not None else None,
+                events_problem=driver.events.problem if driver.events is not None else "",
+                events_seen=driver.events_seen,
+                events_dropped=driver.events_dropped,
             )
         )
 
@@ -51,6 +62,8 @@ def serve(connection: socket.socket, driver: Driver, before_tick: Callable[[Tick
                 if before_tick is not None:
                     before_tick(tick)
                 try:
+                    if xids := driver.notice(tick):
+                        send(Told(xids=xids))
                     for reading in driver.tick(tick, send):
                         send(GpuRead(reading=reading))
                 finally:
@@ -70,7 +83,9 @@ def start(options: argparse.Namespace, before_tick: Callable[[Tick], None] | Non
     # Ctrl-C goes to the whole process group; the supervisor decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    driver = Driver(int(options.slow_interval * NS), int(options.interval * NS), simulated=simulated)
+    driver = Driver(
+        int(options.slow_interval * NS), int(options.interval * NS), simulated=simulated, events=EventWatch()
+    )
     with socket.socket(fileno=options.fd) as connection:
         return serve(connection, driver, before_tick)
 

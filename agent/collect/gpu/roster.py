@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from agent.core.gpu_readings import DriverState, GpuReading, GpuState
 
+UNLISTED = "the driver does not list this GPU any more"
+
 # What stays of a reading when a GPU is not read: who it is.
 _IDENTITY = ("uuid", "index", "model", "simulated", "pci_bus_id", "driver_version", "cuda_version")
 
@@ -28,9 +30,10 @@ class Roster:
 
     def __init__(self) -> None:
         self._known: dict[int, GpuReading] = {}
+        self._displaced: dict[str, GpuReading] = {}  # by uuid: another GPU has taken its index since
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._known) + len(self._displaced)
 
     def identify(self, reading: GpuReading) -> GpuReading:
         """Learn from a reading who the GPU is, or add that to a reading of a GPU that did not say."""
@@ -39,6 +42,10 @@ class Roster:
             for index, known in list(self._known.items()):
                 if known.uuid == reading.uuid and index != reading.index:
                     del self._known[index]
+            before = self._known.get(reading.index)
+            if before is not None and before.uuid != reading.uuid:
+                self._displaced[before.uuid] = before
+            self._displaced.pop(reading.uuid, None)
             self._known[reading.index] = _bare(reading)
             return reading
         before = self._known.get(reading.index)
@@ -61,12 +68,16 @@ class Roster:
             if bench is not None:
                 state, reason = bench.state, bench.reason
             elif driver == "ok":
-                state, reason = "lost", "the driver does not list this GPU any more"
+                state, reason = "lost", UNLISTED
             else:
                 state, reason = "error", message or f"not read: driver {driver}"
             unsaid = GpuReading(uuid="", index=index, model="", read_at_ns=read_at_ns, state=state, reason=reason)
             found[index] = self.identify(unsaid)
-        return tuple(found[index] for index in sorted(found))
+        missing = []
+        for gpu in self._displaced.values():
+            state, reason = ("lost", UNLISTED) if driver == "ok" else ("error", message or f"not read: driver {driver}")
+            missing.append(replace(gpu, read_at_ns=read_at_ns, state=state, reason=reason))
+        return tuple(sorted([*found.values(), *missing], key=lambda gpu: (gpu.index, gpu.state != "ok", gpu.uuid)))
 
 
 def _bare(reading: GpuReading) -> GpuReading:

@@ -2,7 +2,12 @@
 
 The cadence is here: the reader does nothing unless it is sent a tick. A reader that names a GPU and then says nothing
 for too long is killed and left behind; the next one does not touch that GPU until the driver has let go of the old
-process and a pause has passed.
+process, a pause has passed and a reader of its own has tried it: the others lose readings at the first hang only.
+While the driver is away there is no reader at all: nothing of NVML is open or mapped.
+
+When every GPU answers "unknown error" (999), which is how a container finds out that it has lost its devices, the
+reader is replaced once, and after that only looked at with growing pauses. This process does not end by itself for it:
+it also counts requests and money. `access_lost` says so to whoever may end it.
 """
 
 import sys
@@ -13,17 +18,24 @@ import anyio
 import structlog
 
 from agent.clock import boot_ns, unix_ns
+from agent.collect.gpu.account import Account
+from agent.collect.gpu.bench import Bench
 from agent.collect.gpu.child import Child, ReaderEnded
 from agent.collect.gpu.frames import (
     EXIT_ALL_UNKNOWN,
+    EXIT_DRIVER_AWAY,
+    EXIT_DRIVER_LEAVING,
     EXIT_VERSION_MISMATCH,
     GpuRead,
     Tick,
     TickEnded,
+    Told,
     Touching,
 )
+from agent.collect.gpu.kernel_module import KernelModule
 from agent.collect.gpu.meters import NS
-from agent.collect.gpu.roster import Benched, Roster
+from agent.collect.gpu.retrial import Trials
+from agent.collect.gpu.roster import Roster
 from agent.collect.gpu.settings import GpuSettings
 from agent.core.gpu_readings import DriverState, GpuReading, GpuSnapshot
 
@@ -31,9 +43,7 @@ log = structlog.get_logger()
 
 MAX_ABANDONED = 3
 FIRST_CONTACT = 6.0  # times the deadline: without persistence mode the first contact wakes the GPU
-CRASHES_TO_BENCH = 3  # that many crashes in a row on the same GPU, and it is left alone
-BENCH_FIRST_NS = 30 * NS
-BENCH_MOST_NS = 600 * NS
+LEAVING_SECONDS = 15.0  # how long the driver is left to itself when it is being unbound
 RESTART_FIRST_SECONDS = 1.0
 RESTART_MOST_SECONDS = 60.0
 END_PATIENCE_SECONDS = 1.0
@@ -65,7 +75,7 @@ class GpuReader:
     """Publishes one `GpuSnapshot` per interval through `on_snapshot`, for as long as `run` runs.
 
     `command` is the reader's program and first arguments; default: the genuine one. `environment` is added to ours.
-    For self metrics: `restarts`, `missed_ticks`, `call_errors` (since the present reader started), `last_tick_seconds`.
+    For self metrics: `restarts`, `missed_ticks`, `last_tick_seconds`. `access_lost`: see above.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class GpuReader:
         on_snapshot: Callable[[GpuSnapshot], None],
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
+        module: KernelModule | None = None,
     ) -> None:
         self._settings = settings
         self._on_snapshot = on_snapshot
@@ -81,20 +92,22 @@ class GpuReader:
         pace = ["--interval", str(settings.interval_seconds), "--slow-interval", str(settings.slow_interval_seconds)]
         self._command = program + pace
         self._environment = dict(environment or {})
+        self._module = module or KernelModule()
         self.restarts = 0
         self.missed_ticks = 0
-        self.call_errors: dict[str, int] = {}
         self.last_tick_seconds: float | None = None
         self._roster = Roster()
-        self._benched: dict[int, Benched] = {}
-        self._pauses: dict[int, int] = {}  # index -> how long it was benched last, while it has not answered since
+        self._bench = Bench()
+        patience = FIRST_CONTACT * settings.call_deadline_seconds
+        self._trials = Trials(self._command, self._environment, self._bench, patience, self._keep_an_eye_on)
         self._abandoned: list[Child] = []
         self._child: Child | None = None
         self._round = Round(0, _STARTING)
-        self._crash_site: tuple[int | None, int] = (None, 0)
         self._restart_seconds = RESTART_FIRST_SECONDS
         self._replaced_for_unknown = False
-        self._totals: tuple[dict[str, float], dict[str, int]] = ({}, {})
+        self._has_read = False
+        self.access_lost = False  # GPUs were read, and now all of them refuse two readers after each other (999)
+        self._account = Account()
         self._shown: tuple[DriverState, str] = ("starting", "")
         self._due_ns = 0
 
@@ -109,6 +122,10 @@ class GpuReader:
         self._abandoned = [child for child in self._abandoned if child.status() is None]
         return tuple(child.pid for child in self._abandoned)
 
+    def _keep_an_eye_on(self, child: Child) -> None:
+        """It was killed; it may never end."""
+        self._abandoned.append(child)
+
     async def run(self) -> None:
         """For ever; cancel it to end. Does not raise for anything that drivers, GPUs or the reader do."""
         if not self._settings.enabled:
@@ -117,8 +134,9 @@ class GpuReader:
         self._publish(unix_ns(), "starting", "the GPU reader is starting")
         self._due_ns = boot_ns()
         try:
-            while True:
-                await self._one_reader()
+            async with self._trials.running():
+                while True:
+                    await self._one_reader()
         finally:
             with anyio.CancelScope(shield=True):
                 if self._child is not None:
@@ -152,25 +170,26 @@ class GpuReader:
         self._admit()
         began = boot_ns()
         self._round = Round(unix_ns(), touching)
-        await child.send(Tick(unix_ns=self._round.read_at_ns, boot_ns=began, skip=tuple(sorted(self._benched))))
+        skip = tuple(sorted(self._bench.benched))
+        await child.send(Tick(unix_ns=self._round.read_at_ns, boot_ns=began, skip=skip))
         while (ended := self._round.ended) is None:
             await self._listen(child)
-        self._totals = (ended.call_seconds, ended.calls)
-        self.call_errors = ended.errors
+        self._account.said = ended
         self.last_tick_seconds = (boot_ns() - began) / NS
         self._publish(self._round.read_at_ns, ended.driver, ended.message, self._round.read)
         # Healthy again, unless this end came from a reader that asks to be replaced: then its socket closes next.
         if ended.driver == "ok" and any(reading.state == "ok" for reading in self._round.read):
             self._restart_seconds = RESTART_FIRST_SECONDS
-            self._crash_site = (None, 0)
-            self._replaced_for_unknown = False
+            self._bench.well()
+            self._module.note()
+            self._replaced_for_unknown, self._has_read, self.access_lost = False, True, False
         await self._next_turn()
 
     async def _listen(self, child: Child) -> None:
         patience = self._settings.call_deadline_seconds
         touching = self._round.touching
         # A GPU that hung before gets no second helping of patience: the others wait meanwhile.
-        if touching.first and touching.index not in self._pauses:
+        if touching.first and not self._bench.troubled(touching.index):
             patience *= FIRST_CONTACT
         try:
             with anyio.fail_after(patience):
@@ -180,24 +199,16 @@ class GpuReader:
         if isinstance(answer, Touching):
             self._round.touching = answer
         elif isinstance(answer, GpuRead):
-            self._pauses.pop(answer.reading.index, None)
+            self._bench.answered(answer.reading.index)
             self._round.read.append(self._roster.identify(answer.reading))
+        elif isinstance(answer, Told):
+            self._account.told(answer.xids)
         else:
             self._round.ended = answer
 
     def _admit(self) -> None:
-        """Benched GPUs whose pause is over, and whose old reader the driver has let go, may be touched again."""
-        stuck = self.abandoned
-        for index, bench in list(self._benched.items()):
-            if boot_ns() >= bench.due_ns and bench.pid not in stuck:
-                log.info("gpu_tried_again", gpu=index, state=bench.state)
-                del self._benched[index]
-
-    def _bench(self, index: int, benched: Benched) -> None:
-        benched.pause_ns = min(2 * self._pauses.get(index, BENCH_FIRST_NS // 2), BENCH_MOST_NS)
-        benched.due_ns = boot_ns() + benched.pause_ns
-        self._pauses[index] = benched.pause_ns
-        self._benched[index] = benched
+        for index in self._bench.due(boot_ns(), self.abandoned):
+            self._trials.begin(index)
 
     async def _leave_behind(self, child: Child, touching: Touching) -> None:
         self._child = None
@@ -205,7 +216,7 @@ class GpuReader:
         self.restarts += 1
         await child.abandon()
         log.error("gpu_reader_hung", pid=child.pid, gpu=touching.index, call=touching.what)
-        self._totals = ({}, {})
+        self._account.reader_gone()
         if touching.index is None:
             message = f"the driver does not return from {touching.what}; trying again"
             await self._wait("hung", message, self._next_pause())
@@ -214,50 +225,47 @@ class GpuReader:
             f"the driver did not answer about this GPU for {self._settings.call_deadline_seconds:g} s; "
             "it is left alone and tried again later; if it stays so, reset the GPU or reboot the node"
         )
-        self._bench(touching.index, Benched("hung", reason, boot_ns(), 0, 0, pid=child.pid))
+        self._bench.put(touching.index, "hung", reason, boot_ns(), pid=child.pid)
 
     async def _ended(self, child: Child, why: str) -> None:
-        self.restarts += 1
         await child.end(END_PATIENCE_SECONDS)
         self._child = None
         status = child.status()
-        self._totals = ({}, {})
+        message = self._account.said.message or why  # it ends after a tick that said why
+        self._account.reader_gone()
+        if status == EXIT_DRIVER_LEAVING:
+            await self._wait("restarting", message, LEAVING_SECONDS)
+            return
+        if status == EXIT_DRIVER_AWAY:
+            await self._wait("no_driver", message, self._next_pause(), while_away=True)
+            return
+        self.restarts += 1
         if status == EXIT_ALL_UNKNOWN and not self._replaced_for_unknown:
             self._replaced_for_unknown = True
             return  # at once: the message of the last tick stands until the new one has spoken
         if status in (EXIT_VERSION_MISMATCH, EXIT_ALL_UNKNOWN):
-            ended = self._round.ended
             # Its answer was about a driver that it cannot use; nothing is being read until the next one speaks.
+            self.access_lost = self._has_read and status == EXIT_ALL_UNKNOWN
             state: DriverState = "no_driver" if status == EXIT_VERSION_MISMATCH else "restarting"
-            await self._wait(state, ended.message if ended else why, self._next_pause())
+            await self._wait(state, message, self._next_pause())
             return
         log.error("gpu_reader_ended", pid=child.pid, status=status, reason=why, gpu=self._round.touching.index)
-        self._blame(self._round.touching.index)
-        await self._wait("restarting", _obituary(status, why), self._next_pause())
-
-    def _blame(self, index: int | None) -> None:
-        """Bench a GPU on which one reader after the other has crashed."""
-        site, times = self._crash_site
-        times = times + 1 if index == site else 1
-        self._crash_site = (index, times)
-        if index is not None and times >= CRASHES_TO_BENCH:
-            reason = f"{times} readers in a row have crashed while reading this GPU; it is tried again later"
-            self._bench(index, Benched("error", reason, boot_ns(), 0, 0))
-            self._crash_site = (None, 0)
+        if self._bench.crashed(self._round.touching.index, boot_ns()):
             self._restart_seconds = RESTART_FIRST_SECONDS
+        await self._wait("restarting", _obituary(status, why), self._next_pause())
 
     def _next_pause(self) -> float:
         pause = self._restart_seconds
         self._restart_seconds = min(2 * pause, RESTART_MOST_SECONDS)
         return pause
 
-    async def _wait(self, driver: DriverState, message: str, seconds: float = 0.0) -> None:
-        """Say so at every turn for `seconds`, at least once."""
+    async def _wait(self, driver: DriverState, message: str, seconds: float = 0.0, *, while_away: bool = False) -> None:
+        """Say so at every turn for `seconds`, at least once; `while_away`: until the kernel module is there too."""
         until = boot_ns() + int(seconds * NS)
         while True:
             self._publish(unix_ns(), driver, message)
             await self._next_turn()
-            if boot_ns() >= until:
+            if boot_ns() >= until and not (while_away and self._module.away()):
                 return
 
     async def _next_turn(self) -> None:
@@ -276,17 +284,8 @@ class GpuReader:
             write = log.info if driver in ("ok", "starting") else log.warning
             write("gpu_driver", state=driver, message=message)
             self._shown = (driver, message)
-        self._on_snapshot(
-            GpuSnapshot(
-                read_at_ns=read_at_ns,
-                driver=driver,
-                message=message,
-                gpus=self._roster.gpus(read, self._benched, read_at_ns, driver, message),
-                nvml_call_seconds=self._totals[0],
-                nvml_calls=self._totals[1],
-                reader_restarts=self.restarts,
-            )
-        )
+        gpus = self._roster.gpus(read, self._bench.benched, read_at_ns, driver, message)
+        self._on_snapshot(self._account.snapshot(read_at_ns, driver, message, gpus, self.restarts))
 
 
 def _obituary(status: int | None, why: str) -> str:

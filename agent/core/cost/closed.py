@@ -47,12 +47,16 @@ class Closed:
         amount.gpu_ns += gpu_ns
         amount.nano += nano
 
-    def book_request(self, request: Live, account: Account, bucket_ns: int, gpu_ns: int, nano: int) -> None:
-        """Add to the entry of a request, and to its own cost. While it runs, its outcome is `IN_FLIGHT`."""
-        outcome = request.outcome or IN_FLIGHT
-        booking = Booking(
-            bucket_ns, account.gpu, account.from_ns, "request", request.engine, request.model, request.tenant, outcome
-        )
+    def book_request(
+        self, request: Live, account: Account, bucket_ns: int, slot: tuple[str, str], gpu_ns: int, nano: int
+    ) -> None:
+        """Add to the entry of a request, and to its own cost. While it runs, its outcome is `IN_FLIGHT`.
+
+        `slot`: which one, and why it counts as its engine's.
+        """
+        outcome, engine = request.outcome or IN_FLIGHT, request.engine
+        place = (bucket_ns, account.gpu, account.from_ns, "request", engine, request.model, request.tenant, outcome)
+        booking = Booking(*place, *slot)
         self.book(booking, gpu_ns, nano)
         if request.outcome is None:
             before = request.provisional.get(booking, (0, 0))

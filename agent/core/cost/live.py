@@ -19,6 +19,8 @@ class Booking(NamedTuple):
     model: str
     tenant: str
     outcome: str
+    slot: str = ""  # the GPU itself, a MIG device or a share of one; '' where there is no GPU
+    reason: str = ""
 
 
 @dataclass(slots=True, eq=False)

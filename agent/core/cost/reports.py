@@ -15,7 +15,30 @@ SlotState = Literal[
     "broken",
     "gap",
 ]
-Dimension = Literal["tenant", "model", "engine", "gpu", "gpu_model", "node", "state", "outcome"]
+# Why a slot is in its state. '' in entries of before there were reasons.
+SlotReason = Literal[
+    "",
+    "configured",  # owned: the configuration says which engine's it is
+    "process",  # owned: an engine's process is on it; other_workload: a process that is no engine's
+    "replica",  # owned: the holder of this share runs the engine
+    "split_equal",  # several are on a shared slot, and nobody can say whose processes they are
+    "memory",  # other_workload: processes are not listed, but more memory is in use than the driver's own
+    "power",  # other_workload: neither processes nor memory are reported, but it is busy and draws power
+    "not_seen",  # nothing was reported that could tell whether somebody is on it
+    "not_allocated",  # in use by somebody to whom it was not given
+    "held_no_process",  # allocated_idle: given to somebody who has no process on it
+    "held_empty",  # allocated_idle: given to somebody who has no memory on it
+    "free",  # unallocated: given to nobody
+    "no_process",  # unallocated: nobody says who holds what, and nobody is on it
+    "mig_unpartitioned",  # unallocated: no MIG device has this part of the GPU
+    "lost",
+    "hung",
+    "reset_required",
+    "missing",  # broken: a working driver does not list it any more
+    "error",  # gap: it could not be read
+    "not_watched",  # gap: no snapshot, or no driver
+]
+Dimension = Literal["tenant", "model", "engine", "gpu", "gpu_model", "node", "state", "outcome", "slot", "reason"]
 Basis = Literal["usage", "allocation"]
 
 
@@ -24,6 +47,7 @@ class ReportQuery(Struct, frozen=True, kw_only=True):
 
     Basis ``usage`` shows states as they were booked. Basis ``allocation`` spreads every state that is not `request`
     or `unattributed` over the requests and bypass traffic of the same slot in the same window, by their GPU time.
+    A slot is a GPU, a MIG device or a share; what no slot has (a rest without MIG device, gaps of a cut GPU) stays.
 
     With a `tenant`, rows and totals hold that tenant's part of the report only; its share of idle time is the same as
     in the whole report.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.core.cost.money import split
-from agent.core.cost.slots import Owner
+from agent.core.cost.views import Owner
 
 
 class Use(NamedTuple):

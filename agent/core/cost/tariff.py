@@ -1,11 +1,7 @@
 """GPU and engine observations and request intervals in; every nanosecond of every GPU, priced, out.
 
-Time is cut into one-second ticks of the bill's clock, ticks into cells in which nothing about ownership changes. In a
-cell of length T the slots of an engine are active for ``A = U + (T - U) * min(1, X / T)``: U is the union of the
-in-flight intervals of its proxied requests, X the in-flight time of traffic that went past the sidecar. A is shared by
-in-flight time (after work charges, see `shares.share_active`), the rest is loaded_idle or warmup. The parts of a slot
-sum to the tick; the tick's money, by the bill clock, is split over them by largest remainder: parts and bill agree
-exactly.
+Time is cut into ticks of one second of the bill's clock (longer ones where only states are booked), each closed by
+`agent.core.cost.tick`, which has the formula.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,13 +9,13 @@ from collections.abc import Callable, Iterable
 from agent.core.cost.accounts import Account, open_account, reprice
 from agent.core.cost.bypass import Bypass
 from agent.core.cost.closed import HOUR_NS, MINUTE_NS, Closed
-from agent.core.cost.live import Booking, Live
-from agent.core.cost.money import split
+from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
-from agent.core.cost.shares import Use, share_cell
-from agent.core.cost.slots import Owner, Period, Timeline
+from agent.core.cost.slots import Timeline
+from agent.core.cost.tick import Tick
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.readings import EngineSnapshot
+from agent.core.workloads import Attribution
 
 NS = 1_000_000_000
 
@@ -35,6 +31,7 @@ class Tariff:
         self.number = 0
         self.timeline = Timeline(hold_ns)
         self._models: dict[str, str] = {}
+        self._running: dict[str, float] = {}  # requests, by the engine's own gauge
         self._bypass: dict[str, Bypass] = {}
         self._by_engine: dict[str, dict[str, Live]] = {}
         self._settled: dict[str, list[Live]] = {}  # still needed to read the counters
@@ -71,6 +68,11 @@ class Tariff:
                 if self.through_ns is None:
                     self.through_ns = at_ns
 
+    def see_workloads(self, at_ns: int, attribution: Attribution) -> None:
+        """Who holds and uses what, as known at `at_ns`."""
+        if self.through_ns is None or at_ns >= self.through_ns:
+            self.timeline.see_workloads(at_ns, attribution)
+
     def see_engine(self, at_ns: int, snapshot: EngineSnapshot) -> None:
         """One scrape round of an engine, seen at `at_ns`."""
         name = snapshot.status.engine
@@ -84,6 +86,7 @@ class Tariff:
             running = [r.requests_running for r in snapshot.readings if r.requests_running is not None]
             bypass = self._bypass.setdefault(name, Bypass())
             bypass.scrape(at_ns, sum(counted) if counted else None, sum(running) if running else None)
+            self._running[name] = sum(running)
 
     def add(self, request: Live) -> None:
         """A request began (or is loaded from the ledger after a restart)."""
@@ -115,7 +118,7 @@ class Tariff:
         closed = Closed(self.number, self.through_ns, self.through_ns)
         while self.through_ns < until_ns and most_ticks > 0:
             end = self._next_end(until_ns)
-            _Tick(self, closed, self.through_ns, end).close()
+            Tick(self, closed, self.through_ns, end).close()
             self.through_ns = end
             self._roll_accounts(end, closed)
             most_ticks -= 1
@@ -196,6 +199,11 @@ class Tariff:
         """Requests of an engine that are not settled."""
         return self._by_engine.get(engine, {})
 
+    def running_of(self, engine: str) -> tuple[int, float]:
+        """Proxied requests of an engine in flight, as told so far; and running ones by its own gauge."""
+        proxied = sum(live.ended_ns is None for live in self.live_of(engine).values())
+        return proxied, self._running.get(engine, 0.0)
+
     def bypass_of(self, engine: str, start_ns: int, end_ns: int) -> int:
         """Bypass in-flight time to book for an engine on [start, end); asked once for each stretch."""
         bypass = self._bypass.get(engine)
@@ -207,88 +215,3 @@ class Tariff:
         """Engines that own no slot now: their counters are read, nothing is booked."""
         for engine in self._bypass.keys() - set(asked):
             self._bypass[engine].skip(end_ns)
-
-
-class _Tick:
-    """Closing of one stretch [start, end) of all slots."""
-
-    def __init__(self, tariff: Tariff, closed: Closed, start_ns: int, end_ns: int) -> None:
-        self._tariff = tariff
-        self._closed = closed
-        self._start = start_ns
-        self._end = end_ns
-        self._bypass: dict[tuple[str, int], int] = {}
-        self._intervals: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
-        self._asked: set[str] = set()
-
-    def close(self) -> None:
-        uses: dict[str, dict[Use, int]] = {}
-        for start, end, period in self._cells():
-            shared: dict[tuple[Owner, ...], list[tuple[Use, int]]] = {}
-            for gpu, account in self._tariff.accounts.items():
-                if account.from_ns >= end:
-                    continue
-                view = period.of(gpu) if period is not None else None
-                if view is None or view.state is not None:
-                    parts = [(Use(view.state if view and view.state else "gap", ""), end - start)]
-                else:
-                    parts = shared.get(view.owners) or self._share(start, end, view.owners)
-                    shared[view.owners] = parts
-                slot = uses.setdefault(gpu, {})
-                for use, ns in parts:
-                    slot[use] = slot.get(use, 0) + ns
-        for gpu, slot in uses.items():
-            self._book(self._tariff.accounts[gpu], slot)
-        self._tariff.skip_bypass(self._end, self._asked)
-
-    def _cells(self) -> list[tuple[int, int, Period | None]]:
-        """The stretch, cut where ownership may change and where a slot begins."""
-        begins = sorted({a.from_ns for a in self._tariff.accounts.values() if self._start < a.from_ns < self._end})
-        cells = []
-        at = self._start
-        while at < self._end:
-            period, until = self._tariff.timeline.period_at(at)
-            end = self._end if until is None else min(until, self._end)
-            end = next((b for b in begins if at < b < end), end)
-            cells.append((at, end, period))
-            at = end
-        return cells
-
-    def _share(self, start: int, end: int, owners: tuple[Owner, ...]) -> list[tuple[Use, int]]:
-        intervals = {}
-        bypass = {}
-        for owner in owners:
-            key = (owner.engine, start)
-            if key not in self._intervals:
-                self._asked.add(owner.engine)
-                self._intervals[key] = self._in_flight(owner.engine, start, end)
-                self._bypass[key] = self._tariff.bypass_of(owner.engine, start, end)
-            intervals[owner.engine] = self._intervals[key]
-            bypass[owner.engine] = self._bypass[key]
-        return share_cell(end - start, owners, intervals, bypass)
-
-    def _in_flight(self, engine: str, start: int, end: int) -> list[tuple[str, int, int]]:
-        found = []
-        for request in self._tariff.live_of(engine).values():
-            piece = request.overlap(start, end)
-            if piece is not None:
-                found.append((request.id, *piece))
-                request.seen_ns += piece[1] - piece[0]
-        return found
-
-    def _book(self, account: Account, slot: dict[Use, int]) -> None:
-        self._closed.currencies[account.gpu, account.from_ns] = account.currency
-        start = max(self._start, account.from_ns)
-        ordered = sorted(slot.items())
-        nano = account.nano(start, self._end)
-        amounts = split(nano, [ns for _, ns in ordered])
-        span = HOUR_NS if self._end - self._start >= HOUR_NS else MINUTE_NS
-        bucket = self._start - self._start % span
-        for (use, ns), money in zip(ordered, amounts, strict=True):
-            if use.request_id:
-                request = self._tariff.live[use.request_id]
-                self._closed.book_request(request, account, bucket, ns, money)
-            else:
-                model = self._tariff.model_of(use.engine) if use.engine else ""
-                booking = Booking(bucket, account.gpu, account.from_ns, use.state, use.engine, model, "", "")
-                self._closed.book(booking, ns, money)

@@ -10,12 +10,42 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from agent.demo.gpus.board import Wishes
+
+GpmRatio = Literal["graphics_engine", "sm", "sm_occupancy", "tensor", "dram", "fp64", "fp32", "fp16"]
+
 
 class SimulatedProcess(Struct, frozen=True, kw_only=True):
     """A process that holds memory on a simulated GPU."""
 
     pid: int
     memory_bytes: int
+    kind: Literal["compute", "graphics", "mps"] = "compute"
+    sm_ratio: float | None = None  # of the GPU's SM time; None: an even part of what the others leave of the load
+
+
+class SimulatedSlice(Struct, frozen=True, kw_only=True):
+    """A MIG device: a compute instance in a GPU instance. Those with the same `gpu_instance` share its memory."""
+
+    profile: str  # 3g.40gb; 1c.3g.40gb where it is a part of its GPU instance
+    gpu_instance: int
+    compute_instance: int = 0
+    load: float = 0.0  # 0..1 of this slice
+    processes: list[SimulatedProcess] = []
+    memory_used_bytes: int | None = None  # of the GPU instance, where it is not what is at rest and the processes
+
+
+class SimulatedEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that the driver tells of. `number` grows from event to event: each is told once."""
+
+    number: int
+    gpu: int = 0
+    kind: str = "xid"  # a word of agent/collect/gpu/codes.EVENT_KINDS, driver_unbind or driver_bind
+    xid: int | None = None
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+    pid: int | None = None  # only the kernel log names the process
+    process: str | None = None
 
 
 class Control(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -27,8 +57,21 @@ class Control(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     memory_used_ratio: dict[str, float] = {}  # of what is not reserved
     lost: list[int] = []
     hang: list[int] = []  # calls about these GPUs never return
+    hang_driver: bool = False  # nvmlInit never returns
+    crash: list[int] = []  # calls about these GPUs end the process by SIGSEGV
+    # GPUs that say exactly what was recorded in this state, instead of following `load`
+    recorded: dict[str, Literal["idle", "load", "trailing"]] = {}
+    call_seconds: dict[str, float] | None = None  # NVML function ("*": every other) -> how long it takes; None: at once
     returns: dict[str, dict[str, int]] = {}  # NVML function -> GPU index ("*": every one) -> return code
-    driver: Literal["loaded", "unloaded"] = "loaded"
+    returns_after: dict[str, int] = {}  # NVML function -> calls that succeed before `returns` holds
+    board: dict[str, Wishes] = {}  # what a GPU is to say of itself, whatever its load
+    # mismatch: the driver was upgraded under the processes that have it open; new ones find the new library.
+    driver: Literal["loaded", "unloaded", "mismatch"] = "loaded"
+    events: list[SimulatedEvent] = []  # a growing list
+    removed: list[int] = []  # GPUs that are not on the bus any more; those behind them move up
+    mig: dict[str, list[SimulatedSlice] | None] = {}  # null: MIG mode is off; a GPU that is not here: as recorded
+    activity: dict[GpmRatio, float] = {}  # of every GPU at full load, instead of what is assumed
+    mig_rights: bool = True  # False: no process of a GPU in MIG mode is shown
 
 
 def write(path: Path, control: Control) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from agent.demo.gpus.board import Board
+
 FOLDER = Path(__file__).parent / "machines"
 FORMAT = 1
 
@@ -23,6 +25,20 @@ class Recorded(Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature_margin_celsius: float | None = None
     clocks_megahertz: dict[str, int] = {}
     throttle_mask: int = 0
+    memory_used_bytes: int | None = None  # None: what is used at rest
+    encoder_percent: int = 0
+    decoder_percent: int = 0
+    fan_percent: int = 0
+    performance_state: int | None = None
+    pcie_generation: int | None = None
+
+
+class RecordedCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one NVML function answered on one GPU: return code, kind of value, median of a few calls."""
+
+    code: int = 0
+    kind: str = ""
+    seconds: float = 0.0
 
 
 class Assumed(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,6 +50,33 @@ class Assumed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     full_memory_utilization_percent: int = 50
     power_lag_seconds: float = 1.0
     temperature_lag_seconds: float = 20.0
+
+
+class MigProfile(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a GPU instance of one profile is made of. `number` is its NVML_GPU_INSTANCE_PROFILE_*."""
+
+    number: int
+    slices: int
+    multiprocessors: int
+    memory_bytes: int
+
+
+class MigPlace(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A MIG device that exists while nobody asks for another layout."""
+
+    profile: str
+    gpu_instance: int
+    compute_instance: int = 0
+
+
+class MigFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A GPU that can be divided. `slice_used_bytes` is in use per compute slice while nothing runs."""
+
+    slices: int
+    slice_multiprocessors: int
+    slice_used_bytes: int
+    profiles: dict[str, MigProfile]
+    layout: tuple[MigPlace, ...] | None = None  # None: MIG mode is off
 
 
 class GpuFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +99,7 @@ class GpuFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     power_limit_max_watts: float | None = None
     idle: Recorded
     load: Recorded | None = None
+    trailing: Recorded | None = None  # just after a load, with nobody on it: the values lag behind
     clocks_max_megahertz: dict[str, int] = {}
     slowdown_celsius: float | None = None
     shutdown_celsius: float | None = None
@@ -64,6 +108,10 @@ class GpuFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unsupported: tuple[str, ...] = ()  # NVML functions that answer "not supported"
     unsupported_fields: tuple[int, ...] = ()
     assumed: Assumed | None = None
+    mig: MigFacts | None = None
+    persistence_mode: bool = True
+    board: Board = Board()
+    calls: dict[str, RecordedCall] = {}  # by NVML function, as `engineroom record` writes them
 
 
 class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):

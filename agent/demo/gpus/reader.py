@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if node is None:
             node = NodeSim(recorded, tick.boot_ns)
             nvml.install(node)
+        node.unix_ahead_ns = tick.unix_ns - tick.boot_ns
         node.advance(tick.boot_ns)
         if (fresh := control.changed()) is not None:
             node.apply(fresh)

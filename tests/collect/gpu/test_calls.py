@@ -94,3 +94,29 @@ def test_both_structs_of_memory(node, handle):
     older = calls.value("a", "nvmlDeviceGetMemoryInfo", handle)
     assert older.used == newer.used + newer.reserved
     assert older.total == newer.total
+
+
+def test_one_gpu_can_be_asked_everything_again(node, handle):
+    calls = Calls()
+    calls.unsupported = {("a", "f"), ("b", "f")}
+    calls.forget_gpu("a")
+    assert calls.unsupported == {("b", "f")}
+
+
+def test_one_clock_that_is_refused_does_not_hide_the_others():
+    node = NodeSim(machine.load("h100x8"))
+    library = nvml.install(node)
+    pynvml.nvmlInit()
+    genuine = library.nvmlDeviceGetClockInfo
+    library.nvmlDeviceGetClockInfo = lambda handle, domain, out: (
+        pynvml.NVML_ERROR_NOT_SUPPORTED if domain.value == pynvml.NVML_CLOCK_VIDEO else genuine(handle, domain, out)
+    )
+    calls, handle = Calls(), pynvml.nvmlDeviceGetHandleByIndex(0)
+    try:
+        for _ in range(2):
+            assert calls.value("a", "nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_VIDEO) is None
+            assert calls.value("a", "nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_SM)
+    finally:
+        nvml.uninstall()
+    assert calls.counts["nvmlDeviceGetClockInfo"] == 3
+    assert calls.unsupported == {("a", f"nvmlDeviceGetClockInfo({pynvml.NVML_CLOCK_VIDEO})")}

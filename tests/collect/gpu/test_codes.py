@@ -3,7 +3,15 @@
 import pynvml
 import pytest
 
-from agent.collect.gpu.codes import LOST_REASONS, cuda_version_text, describe, throttle_words, verdict
+from agent.collect.gpu.codes import (
+    EVENT_KINDS,
+    LOST_REASONS,
+    cuda_version_text,
+    describe,
+    right_for,
+    throttle_words,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +84,24 @@ def test_bits_agree_with_pynvml():
 @pytest.mark.parametrize(("number", "text"), [(13010, "13.1"), (12080, "12.8"), (11000, "11.0")])
 def test_cuda_version(number, text):
     assert cuda_version_text(number) == text
+
+
+def test_kinds_of_events_agree_with_pynvml():
+    assert EVENT_KINDS[pynvml.nvmlEventTypeXidCriticalError] == "xid"
+    assert EVENT_KINDS[pynvml.nvmlEventMigConfigChange] == "mig_reconfigured"
+    assert EVENT_KINDS[pynvml.nvmlEventTypeGpuRecoveryAction] == "recovery_action"
+    noise = pynvml.nvmlEventTypePState | pynvml.nvmlEventTypeClock | pynvml.nvmlEventTypePowerSourceChange
+    assert sum(EVENT_KINDS) | noise == pynvml.nvmlEventTypeAll
+
+
+@pytest.mark.parametrize(
+    ("function", "right"),
+    [
+        ("nvmlDeviceGetMigDeviceHandleByIndex", "NVIDIA_MIG_MONITOR_DEVICES"),
+        ("nvmlDeviceGetComputeRunningProcesses_v3", "privileged"),
+        ("nvmlInit", "/dev/nvidiactl"),
+        ("nvmlDeviceGetFieldValues", "root"),
+    ],
+)
+def test_the_right_that_is_missing_is_named(function, right):
+    assert right in right_for(function)

@@ -6,12 +6,13 @@ import pynvml
 import pytest
 
 from agent.collect.gpu.calls import Calls
-from agent.collect.gpu.device import Device, Pace
+from agent.collect.gpu.device import REASK_NS, Device, Pace
 from agent.collect.gpu.meters import NS
 from agent.core.gpu_readings import GpuReading
 from agent.demo.gpus import machine, nvml
 from agent.demo.gpus.control import Control, SimulatedProcess
 from agent.demo.gpus.model import NodeSim
+from tests.support.gpu_bench import GpuBench, PricedCalls
 
 
 class Bench:
@@ -78,38 +79,83 @@ def test_a_field_that_is_refused_is_not_asked_for_again(bench):
         return genuine(handle, count, out)
 
     bench.library.nvmlDeviceGetFieldValues = listening
-    for _ in range(12):
-        bench.read()
-    assert asked == [[83, 82, 194]] + [[83]] * 11
+    for _ in range(72):
+        gpu = bench.read()
+    assert [numbers.count(82) for numbers in asked].count(1) == 1
+    assert sum(194 in numbers for numbers in asked) == 1
+    assert asked[5] == [185, 83]
+    assert {"field 82", "field 194"} <= set(gpu.not_offered)
+
+
+def test_what_is_refused_is_asked_for_again_each_hour_and_when_mig_changes(bench):
+    bench.control(returns={"nvmlDeviceGetUtilizationRates": {"0": 3}})
+    assert bench.read().utilization_ratio is None
+    bench.control()
+    assert bench.read().utilization_ratio is None
+    assert "nvmlDeviceGetUtilizationRates" in bench.device.read(bench.now, bench.now).not_offered
+    bench.device.reconfigured()
+    gpu = bench.read()
+    assert gpu.utilization_ratio == 0.0
+    assert "nvmlDeviceGetUtilizationRates" not in gpu.not_offered
+    bench.control(returns={"nvmlDeviceGetUtilizationRates": {"0": 3}})
+    bench.read()
+    bench.control()
+    bench.now += REASK_NS
+    bench.read()
+    assert bench.read().utilization_ratio == 0.0
+
+
+def test_a_gpu_that_answers_once_and_then_refuses(bench):
+    bench.control(
+        returns={"nvmlDeviceGetUtilizationRates": {"0": 3}, "nvmlDeviceGetMemoryInfo_v2": {"0": 999}},
+        returns_after={"nvmlDeviceGetUtilizationRates": 2, "nvmlDeviceGetMemoryInfo_v2": 1},
+    )
+    found = [bench.read() for _ in range(4)]
+    assert [gpu.utilization_ratio for gpu in found] == [0.0, 0.0, None, None]
+    assert [gpu.memory_used_bytes for gpu in found] == [0, None, None, None]
+    assert {gpu.state for gpu in found} == {"ok"}
+
+
+def test_an_eager_part_is_read_each_second_only_while_it_is_cheap():
+    prices = {"nvmlDeviceGetTemperatureV": 0.5}
+    bench = GpuBench(calls=PricedCalls(prices))
+    bench.read(40)
+    assert bench.calls.counts["nvmlDeviceGetTemperatureV"] <= 8
+    prices.clear()
+    before = bench.calls.counts["nvmlDeviceGetTemperatureV"]
+    bench.read(60)
+    assert bench.calls.counts["nvmlDeviceGetTemperatureV"] > before + 30
+    bench.close()
+
+
+def test_one_dear_answer_is_bad_luck():
+    prices = {"*": 1.0}
+    bench = GpuBench(calls=PricedCalls(prices))
+    bench.read()
+    prices.clear()
+    bench.read(10)
+    assert bench.calls.counts["nvmlDeviceGetTemperatureV"] >= 11
+    bench.close()
 
 
 def test_throttled_seconds(bench):
     bench.control(load={"0": 1.0}, temperature={"0": 93})
-    for _ in range(4):
+    for _ in range(11):
         gpu = bench.read()
     assert {"hw_slowdown", "hw_thermal"} <= set(gpu.throttle_reasons)
-    assert gpu.throttle_seconds["hw_thermal"] == 3
+    assert gpu.throttle_seconds["hw_thermal"] == 11  # the driver's counter
+    assert gpu.throttle_seconds["hw_slowdown"] == 10  # seen
     assert gpu.throttle_seconds["power_brake"] == 0
     assert gpu.clocks_hertz["sm"] == 990e6
 
 
-def test_the_slowdown_temperature_is_the_lowest_seen(bench):
-    assert bench.read().temperature_slowdown_celsius == 89
-    bench.node.gpus[0].facts = machine.msgspec.structs.replace(bench.node.gpus[0].facts, slowdown_margin_celsius=1)
-    for _ in range(11):
-        gpu = bench.read()
-    assert gpu.temperature_slowdown_celsius == 86
-    bench.node.gpus[0].facts = machine.msgspec.structs.replace(bench.node.gpus[0].facts, slowdown_margin_celsius=-2)
-    for _ in range(11):
-        gpu = bench.read()
-    assert gpu.temperature_slowdown_celsius == 86
-
-
-def test_unified_memory_reports_none(bench):
-    bench.control(returns={"nvmlDeviceGetMemoryInfo_v2": {"0": 3}, "nvmlDeviceGetMemoryInfo": {"0": 3}})
-    gpu = bench.read()
-    assert gpu.state == "ok"
-    assert (gpu.memory_total_bytes, gpu.memory_used_bytes) == (None, None)
+def test_the_slower_tiers_are_stretched(bench):
+    bench.device.stretch = 3.0
+    counts = bench.calls.counts
+    for _ in range(61):
+        bench.read()
+    assert counts["nvmlDeviceGetComputeRunningProcesses_v3"] in (3, 6)
+    assert counts["nvmlDeviceGetUtilizationRates"] == 61
 
 
 def test_a_gpu_in_mig_mode_has_no_utilisation(bench):
@@ -129,17 +175,13 @@ def test_memory_of_a_process_may_be_unknown(bench):
 def test_process_list_that_keeps_growing_is_tried_three_times(bench):
     bench.control(returns={"nvmlDeviceGetComputeRunningProcesses_v3": {"0": 7}})
     bench.read()
-    # pynvml asks for the size once more each time; the list is given up for this round, the rest is kept.
+    # The list is given up for this round, the rest is kept.
     assert bench.calls.counts["nvmlDeviceGetComputeRunningProcesses_v3"] == 3
     assert bench.read().state == "ok"
 
 
 def test_early_535_drivers_are_read_through_the_older_list(bench):
-    functions = {"nvmlDeviceGetConfComputeMemSizeInfo": lambda *_: 3}
-    lists = "nvmlDeviceGet{}RunningProcesses_v2"
-    for kind in ("Compute", "Graphics", "MPSCompute"):
-        functions[lists.format(kind)] = lambda *_: 0
-    for name, function in functions.items():
-        setattr(bench.library, name, function)
-    assert bench.read().processes == ()
+    bench.library.nvmlDeviceGetConfComputeMemSizeInfo = lambda *_: 3
+    bench.control(processes={"0": [SimulatedProcess(pid=7, memory_bytes=10**9)]})
+    assert [process.pid for process in bench.read().processes] == [7]
     assert not any(name.endswith("_v3") for name in bench.calls.counts)

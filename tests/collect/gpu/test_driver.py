@@ -1,13 +1,22 @@
 """The reader's logic over simulated GPUs in this process: time is the tick's, so an hour passes at once."""
 
+import threading
+
 import pynvml
 import pytest
 
 from agent.collect.gpu.driver import Driver, Replace
-from agent.collect.gpu.frames import EXIT_ALL_UNKNOWN, EXIT_VERSION_MISMATCH, Tick
+from agent.collect.gpu.events import EventWatch
+from agent.collect.gpu.frames import (
+    EXIT_ALL_UNKNOWN,
+    EXIT_DRIVER_AWAY,
+    EXIT_DRIVER_LEAVING,
+    EXIT_VERSION_MISMATCH,
+    Tick,
+)
 from agent.collect.gpu.meters import NS
 from agent.demo.gpus import machine, nvml
-from agent.demo.gpus.control import Control, SimulatedProcess
+from agent.demo.gpus.control import Control, SimulatedEvent, SimulatedProcess
 from agent.demo.gpus.model import NodeSim
 
 
@@ -64,7 +73,9 @@ def test_what_a_consumer_gpu_lacks_is_absent_and_not_asked_again(rtx):
         gpu = rtx.tick()[0]
     assert gpu.memory_temperature_celsius is None
     assert gpu.temperature_slowdown_celsius == 96
-    assert rtx.driver.calls.counts["nvmlDeviceGetTemperatureThreshold"] == 4
+    assert (
+        rtx.driver.calls.counts["nvmlDeviceGetTemperatureThreshold"] == 5  # slowdown each minute, shutdown once
+    )  # slowdown and shutdown, once a minute at first and again
     assert "nvmlDeviceGetMarginTemperature" not in rtx.driver.calls.counts
 
 
@@ -127,7 +138,7 @@ def test_a_lost_gpu_is_left_alone_and_found_again(h100):
 @pytest.mark.parametrize(("code", "state"), [(15, "lost"), (28, "lost"), (16, "reset_required")])
 def test_codes_that_concern_the_whole_gpu(h100, code, state):
     h100.tick()
-    h100.control(returns={"nvmlDeviceGetPowerUsage": {"2": code}})
+    h100.control(returns={"nvmlDeviceGetUtilizationRates": {"2": code}})
     found = h100.tick()
     assert found[2].state == state
     assert [gpu.state for gpu in found.values()].count("ok") == 7
@@ -142,14 +153,14 @@ def test_a_gpu_that_is_lost_from_the_start_is_reported(h100):
 @pytest.mark.parametrize("code", [17, 19, 20, 27, 10])
 def test_a_passing_error_costs_one_value(h100, code):
     h100.tick()
-    h100.control(returns={"nvmlDeviceGetPowerUsage": {"2": code}})
+    h100.control(returns={"nvmlDeviceGetUtilizationRates": {"2": code}})
     gpu = h100.tick()[2]
-    assert (gpu.state, gpu.power_watts) == ("ok", None)
-    assert gpu.utilization_ratio is not None
+    assert (gpu.state, gpu.utilization_ratio) == ("ok", None)
+    assert gpu.temperature_celsius is not None
     (text,) = h100.driver.calls.errors
-    assert text.startswith("nvmlDeviceGetPowerUsage")
+    assert text.startswith("nvmlDeviceGetUtilizationRates")
     h100.control()
-    assert h100.tick()[2].power_watts is not None
+    assert h100.tick()[2].utilization_ratio is not None
 
 
 def test_a_missing_right_is_said_and_the_rest_is_read(h100):
@@ -159,33 +170,157 @@ def test_a_missing_right_is_said_and_the_rest_is_read(h100):
     assert "nvmlDeviceGetComputeRunningProcesses_v3" in h100.driver.message
 
 
-def test_the_driver_goes_and_comes_back(h100):
+def leaves(bench):
+    """Exit status with which the reader asks to be replaced at this tick."""
+    with pytest.raises(Replace) as wish:
+        bench.tick()
+    return wish.value.status
+
+
+def test_a_driver_that_goes_takes_the_process_with_it(h100):
+    """Nothing of NVML stays mapped while the driver is exchanged."""
     h100.tick()
     h100.control(driver="unloaded")
-    assert h100.tick() == {}
+    assert leaves(h100) == EXIT_DRIVER_AWAY
     assert h100.driver.state == "no_driver"
     assert "not loaded" in h100.driver.message
-    for _ in range(100):
-        h100.tick()
-    assert h100.driver.calls.counts["nvmlInit"] < 10  # pauses grow
+
+
+def test_a_driver_that_was_upgraded_needs_a_new_process(h100):
+    h100.tick()
+    h100.control(driver="mismatch")
+    assert leaves(h100) == EXIT_VERSION_MISMATCH
+    nvml.install(h100.node)  # what a new process finds
+    h100.driver = Driver(10 * NS, NS)
+    assert h100.tick()[0].state == "ok"
+
+
+def test_after_a_new_start_everything_is_asked_again(h100):
+    ninth = h100.node.gpus.pop()
+    h100.control(returns={LOAD: {"*": 3}})
+    assert h100.tick()[0].utilization_ratio is None
     h100.control()
-    for _ in range(61):
-        found = h100.tick()
-    assert h100.driver.state == "ok"
+    h100.node.gpus.append(ninth)
+    h100.tick(61)
+    found = h100.tick()
+    assert found[0].utilization_ratio is not None
     assert len(found) == 8
 
 
-def test_a_new_driver_is_asked_everything_again(h100):
-    h100.control(returns={"nvmlDeviceGetPowerUsage": {"*": 3}, "nvmlDeviceGetTemperatureV": {"*": 13}})
-    assert h100.tick()[0].power_watts is None
-    h100.control(driver="unloaded")
+LOAD = "nvmlDeviceGetUtilizationRates"
+HANDLE = "nvmlDeviceGetHandleByIndex_v2"
+CODES = [*range(1, 30), 999, 31337]
+
+
+def effect(bench, call):
+    """What a tick comes to: an exit status, or the state of the driver and of GPU 2, and whether it has its load."""
+    try:
+        found = call()
+    except Replace as wish:
+        return wish.status
+    gpu = found.get(2)
+    return bench.driver.state, gpu and gpu.state, gpu is not None and gpu.utilization_ratio is not None
+
+
+ONE_VALUE_LESS = ("ok", "ok", False)
+WHOLE_DRIVER = {1: EXIT_DRIVER_AWAY, 9: EXIT_DRIVER_AWAY, 12: ("no_library", None, False), 18: EXIT_VERSION_MISMATCH}
+GONE = {15: ("ok", "lost", False), 28: ("ok", "lost", False), 16: ("ok", "reset_required", False)}
+FOR_GOOD = {3, 4, 13, 25, 26}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_of_a_call_about_one_gpu(h100, code):
     h100.tick()
+    h100.control(returns={LOAD: {"2": code}})
+    assert effect(h100, h100.tick) == {**GONE, **WHOLE_DRIVER}.get(code, ONE_VALUE_LESS)
+    if code in WHOLE_DRIVER:
+        return
+    others = [gpu for index, gpu in h100.tick().items() if index != 2]
+    assert [gpu.state for gpu in others] == ["ok"] * 7
     h100.control()
-    h100.tick(5)
-    assert h100.tick()[0].power_watts is not None
-    before = h100.driver.calls.counts["nvmlDeviceGetTemperatureV"]
+    back = h100.tick()[2].utilization_ratio is not None
+    assert back == (code not in FOR_GOOD and code not in GONE)
+    counted = [text for text in h100.driver.calls.errors if text.endswith(f"({code})")]
+    assert bool(counted) == (code not in {*FOR_GOOD, *GONE, 6, 21})
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_of_the_start(h100, code):
+    h100.control(returns={"nvmlInitWithFlags": {"*": code}})
+    wanted = {12: ("no_library", None, False), 18: EXIT_VERSION_MISMATCH}.get(code, EXIT_DRIVER_AWAY)
+    assert effect(h100, h100.tick) == wanted
+    assert h100.driver.message
+    if code == 4:
+        assert "/dev/nvidiactl" in h100.driver.message
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_of_counting_the_gpus(h100, code):
+    h100.control(returns={"nvmlDeviceGetCount_v2": {"*": code}})
+    assert effect(h100, h100.tick) == WHOLE_DRIVER.get(code, ("starting", None, False))
+    if code in WHOLE_DRIVER:
+        return
+    assert f"({code})" in h100.driver.message
+    h100.control()
+    assert len(h100.tick()) == 8  # asked again at once
+    h100.control(returns={"nvmlDeviceGetCount_v2": {"*": code}})
+    for _ in range(3):
+        assert len(h100.tick(61)) == 8  # those that are known are read on
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_of_being_handed_a_gpu(h100, code):
+    h100.control(returns={HANDLE: {"2": code}})
+    not_ours = dict.fromkeys((3, 4, 6, 21), ("ok", None, False))
+    wanted = {**not_ours, **GONE, **WHOLE_DRIVER}.get(code, ("ok", "error", False))
+    if code in (13, 25, 26):
+        pytest.skip("a driver has this function for all GPUs or for none")
+    assert effect(h100, h100.tick) == wanted
+    if code in WHOLE_DRIVER:
+        return
+    h100.control()
+    h100.tick(61)
+    assert h100.tick(61)[2].state == "ok"
+
+
+@pytest.mark.parametrize("code", [3, 4, 13])
+def test_a_driver_that_hands_out_no_gpu_is_not_well(h100, code):
+    h100.control(returns={HANDLE: {"*": code}})
+    assert h100.tick() == {}
+    assert h100.driver.state == "no_gpu"
+    assert "counts 8 GPUs" in h100.driver.message
+
+
+def test_a_gpu_that_answers_one_call_and_refuses_the_next(h100):
     h100.tick()
-    assert h100.driver.calls.counts["nvmlDeviceGetTemperatureV"] == before + 8
+    for code, other in ((999, 3), (17, 999)):
+        h100.control(returns={LOAD: {"2": code}, "nvmlDeviceGetMemoryInfo_v2": {"2": other}})
+        gpu = h100.tick()[2]
+        assert (gpu.state, gpu.utilization_ratio) == ("ok", None)
+        assert gpu.temperature_celsius is not None
+        h100.control()
+        assert h100.tick()[2].utilization_ratio is not None
+
+
+def test_a_gpu_that_is_removed_and_put_back(h100):
+    before = h100.tick()
+    h100.control(removed=[3])
+    found = h100.tick()
+    assert (found[3].state, found[3].uuid) == ("lost", before[3].uuid)
+    assert "removed" in found[3].reason
+    h100.tick(61)
+    found = h100.tick(61)
+    assert [gpu.state for index, gpu in found.items() if index != 3] == ["ok"] * 7
+    h100.control()
+    for _ in range(4):
+        found = h100.tick(300)
+    assert {gpu.uuid for gpu in found.values() if gpu.state == "ok"} == {gpu.uuid for gpu in before.values()}
+
+
+def test_what_a_driver_counts(h100):
+    assert h100.driver.gpus_counted is None
+    h100.tick()
+    assert h100.driver.gpus_counted == 8
 
 
 def test_no_library():
@@ -286,8 +421,77 @@ def test_many_processes(h100):
     assert len(h100.tick()[0].processes) == 199
 
 
+def test_what_the_driver_lent_is_given_back_before_nvml_is(h100):
+    h100.tick()
+    h100.tick(1.5)
+    assert len(h100.node.gpm_samples) == 16
+    h100.control(lost=[3])
+    assert h100.tick()[3].state == "lost"
+    assert len(h100.node.gpm_samples) == 14
+    h100.driver.close()
+    assert len(h100.node.gpm_samples) == 0
+
+
 def test_close_gives_nvml_back_once(h100):
     h100.tick()
     h100.driver.close()
     h100.driver.close()
     assert h100.driver.calls.counts["nvmlShutdown"] == 1
+
+
+@pytest.fixture
+def watched(h100):
+    h100.driver = Driver(10 * NS, NS, events=EventWatch(wait_milliseconds=20))
+    h100.tick()
+    turns_until(h100, lambda: h100.driver.events.watched)
+    yield h100
+    h100.driver.close()
+
+
+def turns_until(bench, right):
+    """Ticks a hundredth of a second apart until it is `right`; the thread that waits for events is real."""
+    told = []
+    for _ in range(500):
+        tick = Tick(unix_ns=bench.now, boot_ns=bench.now)
+        told += bench.driver.notice(tick)
+        if right():
+            return told
+        bench.tick(0.01)
+        threading.Event().wait(0.01)
+    raise AssertionError("not within 5 s")
+
+
+def test_an_error_is_told_with_the_instant_of_the_tick(watched):
+    watched.control(events=[SimulatedEvent(number=1, gpu=3, xid=79)])
+    (event,) = turns_until(watched, lambda: watched.driver.events_seen.get("xid"))
+    assert (event.uuid, event.xid, event.source) == (watched.node.gpus[3].uuid, 79, "nvml")
+    assert event.at_ns == watched.now
+
+
+def test_a_mig_event_makes_the_gpu_asked_anew(watched):
+    uuid = watched.node.gpus[1].uuid
+    watched.driver.calls.unsupported.add((uuid, "nvmlX"))
+    watched.driver.calls.unsupported.add(("other", "nvmlX"))
+    watched.control(events=[SimulatedEvent(number=1, gpu=1, kind="mig_reconfigured")])
+    turns_until(watched, lambda: watched.driver.events_seen.get("mig_reconfigured"))
+    assert (uuid, "nvmlX") not in watched.driver.calls.unsupported
+    assert ("other", "nvmlX") in watched.driver.calls.unsupported
+
+
+def test_a_driver_that_is_being_unbound_is_let_go(watched):
+    watched.control(events=[SimulatedEvent(number=1, kind="driver_unbind")])
+    with pytest.raises(Replace) as wish:
+        turns_until(watched, lambda: False)
+    assert wish.value.status == EXIT_DRIVER_LEAVING
+    assert watched.driver.state == "restarting"
+    assert "unbound" in watched.driver.message
+    assert watched.driver.calls.counts["nvmlShutdown"] == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "nvml-events"]
+
+
+def test_a_driver_that_was_bound_is_counted_again(watched):
+    counted = watched.driver.calls.counts["nvmlDeviceGetCount"]
+    watched.control(events=[SimulatedEvent(number=1, kind="driver_bind")])
+    turns_until(watched, lambda: watched.driver.events_seen.get("driver_bind"))
+    watched.tick()
+    assert watched.driver.calls.counts["nvmlDeviceGetCount"] == counted + 1

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.collect.gpu import frames
-from agent.core.gpu_readings import GpuReading
+from agent.core.gpu_readings import GpuReading, XidEvent
 
 READING = GpuReading(uuid="GPU-1", index=0, model="M", read_at_ns=5, state="ok", power_watts=70.5)
 ANSWERS = [
@@ -35,3 +35,11 @@ def test_ticks_survive():
 def test_an_impossible_length_is_refused():
     with pytest.raises(ValueError, match="announced"):
         frames.FrameBuffer().feed(b"\xff\xff\xff\xff")
+
+
+def test_errors_and_the_account_of_a_tick_travel():
+    told = frames.Told(xids=(XidEvent(at_ns=1, uuid="GPU-1", xid=79, source="nvml", count=3),))
+    ended = frames.TickEnded(driver="ok", missing=("a",), forbidden={"b": "root"}, events_watched=True)
+    buffer = frames.FrameBuffer()
+    found = [frames.decode_answer(body) for body in buffer.feed(frames.encode(told) + frames.encode(ended))]
+    assert found == [told, ended]

@@ -16,7 +16,6 @@ def test_a_counter_that_agrees_is_passed_on():
 
 
 def test_a_stuck_counter_is_given_up_and_nothing_is_lost():
-    # A T4 reported 15 mJ for ever at 68 W.
     meter = EnergyMeter(GAP)
     readings = [meter.read(second * NS, 68.0, 0.015) for second in range(31)]
     sources = [source for _, source in readings]
@@ -74,3 +73,77 @@ def test_throttled_time_counts_between_readings():
     assert meter.seconds["sw_thermal"] == 2.0
     assert meter.seconds["0x800"] == 2.0
     assert "gpu_idle" not in meter.seconds
+
+
+def test_a_counter_that_falls_but_not_to_its_start_is_given_up():
+    meter = EnergyMeter(GAP)
+    for second in range(5):
+        meter.read(second * NS, 100.0, 500_000 + 100.0 * second)
+    assert meter.read(5 * NS, 100.0, 450_000.0) == (500_500.0, "integrated")
+    assert meter.read(6 * NS, 100.0, 500_600.0) == (500_600.0, "integrated")
+
+
+def test_a_counter_that_leaps_is_given_up_at_once():
+    meter = EnergyMeter(GAP)
+    for second in range(5):
+        meter.read(second * NS, 100.0, 100.0 * second)
+    assert meter.read(5 * NS, 100.0, 10e6) == (500.0, "integrated")
+
+
+def test_a_counter_that_comes_late_goes_on_from_what_was_integrated():
+    meter = EnergyMeter(GAP)
+    for second in range(5):
+        meter.read(second * NS, 100.0, None)
+    assert meter.read(5 * NS, 100.0, 15e6) == (500.0, "counter")
+    assert meter.read(6 * NS, 100.0, 15e6 + 100) == (600.0, "counter")
+
+
+def test_a_counter_that_misses_a_reading_does_not_make_the_total_fall():
+    meter = EnergyMeter(GAP)
+    meter.read(0, 400.0, 1000.0)
+    meter.read(1 * NS, 400.0, 1100.0)
+    assert meter.read(2 * NS, 400.0, None) == (1500.0, "integrated")
+    assert meter.read(3 * NS, 400.0, 1300.0) == (1500.0, "counter")
+
+
+def test_the_counter_of_a_t4_under_load_is_believed():
+    # 15152422938 mJ at 68.2 W: a little over 61 hours of it.
+    meter = EnergyMeter(GAP)
+    readings = [meter.read(second * NS, 68.244, 15152422.938 + 68.0 * second) for second in range(30)]
+    assert {source for _, source in readings} == {"counter"}
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(0, 1000), st.none() | st.floats(0, 1e7)), max_size=60))
+def test_the_total_falls_only_when_the_counter_starts_anew(readings):
+    meter, last = EnergyMeter(GAP), None
+    for second, (watts, counter) in enumerate(readings):
+        total, source = meter.read(second * NS, watts, counter)
+        if total is not None and last is not None and total < last:
+            assert source == "counter"
+            assert counter == total <= EnergyMeter.RESET_WATTS * len(readings)
+        last = last if total is None else total
+
+
+def test_the_counter_of_the_driver_comes_before_what_was_seen():
+    meter = ThrottleMeter(GAP)
+    meter.add(0, ("sw_thermal", "hw_slowdown"), {"sw_thermal": 200.0})
+    meter.add(2 * NS, ("sw_thermal", "hw_slowdown"), {"sw_thermal": 200.5})
+    assert (meter.seconds["sw_thermal"], meter.seconds["hw_slowdown"]) == (200.5, 2.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.none() | st.floats(0, 0.9)), max_size=40))
+def test_throttled_time_does_not_fall_when_its_source_changes(seconds):
+    """The counter grows by what it is given and is there now and then; the mask says its own."""
+    meter, counter, last = ThrottleMeter(GAP), 0.0, 0.0
+    for second, (seen, grown) in enumerate(seconds):
+        counter += grown or 0.0
+        meter.add(second * NS, ("sw_thermal",) if seen else (), None if grown is None else {"sw_thermal": counter})
+        assert meter.seconds["sw_thermal"] >= last
+        last = meter.seconds["sw_thermal"]
+
+
+def test_throttled_time_falls_with_a_counter_that_starts_anew():
+    meter = ThrottleMeter(GAP)
+    meter.add(0, (), {"sw_thermal": 200.0})
+    meter.add(NS, (), {"sw_thermal": 1.0})
+    assert meter.seconds["sw_thermal"] == 1.0

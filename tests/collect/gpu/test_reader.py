@@ -15,7 +15,7 @@ from agent.collect.gpu.driver import Driver
 from agent.collect.gpu.meters import NS
 from agent.collect.gpu.reader import serve
 from agent.demo.gpus import machine, nvml
-from agent.demo.gpus.control import Control
+from agent.demo.gpus.control import Control, SimulatedProcess
 from agent.demo.gpus.model import NodeSim
 from tests.support.nvml.watch import FAST, watching
 
@@ -45,7 +45,7 @@ def test_the_answers_to_a_tick_and_the_end():
         ["Touching"] * 2 + (["Touching", "Touching", "GpuRead"] * 2) + ["TickEnded"]
     ) + (["Touching", "GpuRead"] * 2 + ["TickEnded"])
     assert answers[-1].driver == "ok"
-    assert answers[-1].calls["nvmlDeviceGetPowerUsage"] == 4
+    assert answers[-1].calls["nvmlDeviceGetUtilizationRates"] == 4
     assert {answer.reading.read_at_ns for answer in answers[-5:] if isinstance(answer, frames.GpuRead)} == {2 * NS}
 
 
@@ -82,13 +82,15 @@ H100 = machine.load("h100x8").gpus[0]
 @pytest.mark.parametrize("at_work", [False, True])
 async def test_readings_are_the_facts_of_the_machine(c_library, name, at_work):
     library = c_library(name)
-    library.wants("load *" if at_work else "")
     recorded = machine.load(name)
+    held = SimulatedProcess(pid=4711, memory_bytes=4 * 10**9)
+    gpus = range(len(NodeSim(recorded).gpus))
+    if at_work:
+        library.wants(recorded={str(index): "load" for index in gpus}, processes={str(index): [held] for index in gpus})
     facts = recorded.gpus[0]
     state = facts.load if at_work else facts.idle
     async with watching(environment=library.environment) as watch:
         snapshot = await watch.until(lambda s: s.driver == "ok")
-        pid = watch.reader.pid
     assert [(g.uuid, g.pci_bus_id, g.model, g.state) for g in snapshot.gpus] == [
         (sim.uuid, sim.pci_bus_id, facts.model, "ok") for sim in NodeSim(recorded).gpus
     ]
@@ -99,7 +101,7 @@ async def test_readings_are_the_facts_of_the_machine(c_library, name, at_work):
     assert gpu.memory_utilization_ratio == state.memory_utilization_percent / 100
     assert gpu.memory_total_bytes == facts.memory_total_bytes
     assert gpu.memory_reserved_bytes == facts.memory_reserved_bytes
-    assert gpu.memory_used_bytes == facts.memory_baseline_bytes
+    assert gpu.memory_used_bytes == (state.memory_used_bytes if at_work else facts.memory_baseline_bytes)
     assert gpu.temperature_celsius == state.temperature_celsius
     assert gpu.memory_temperature_celsius == state.memory_temperature_celsius
     assert gpu.power_watts == state.power_watts
@@ -111,8 +113,8 @@ async def test_readings_are_the_facts_of_the_machine(c_library, name, at_work):
     if slowdown is None:
         slowdown = state.temperature_celsius + state.temperature_margin_celsius - facts.slowdown_margin_celsius
     assert gpu.temperature_slowdown_celsius == slowdown
-    held = [(process.pid, process.kind, process.memory_used_bytes) for process in gpu.processes]
-    assert held == ([(pid, "compute", facts.memory_total_bytes // 4)] if at_work else [])
+    listed = [(process.pid, process.kind, process.memory_used_bytes) for process in gpu.processes]
+    assert listed == ([(held.pid, "compute", held.memory_bytes)] if at_work else [])
 
 
 @pytest.mark.component("cc")
@@ -121,7 +123,7 @@ async def test_a_hung_gpu_costs_only_itself(c_library):
     async with watching(environment=library.environment) as watch:
         before = await watch.until(lambda s: s.driver == "ok")
         first = watch.reader.pid
-        library.wants("hang 5")
+        library.wants(hang=[5])
         after = await watch.states({5: "hung", 0: "ok", 7: "ok"})
         assert watch.reader.pid != first
         assert after.gpus[5].uuid == before.gpus[5].uuid
@@ -137,7 +139,7 @@ async def test_a_hung_gpu_costs_only_itself(c_library):
 @pytest.mark.component("cc")
 async def test_a_gpu_that_hangs_before_it_has_a_name(c_library):
     library = c_library()
-    library.wants("hang 2")
+    library.wants(hang=[2])
     settings = FAST.model_copy(update={"call_deadline_seconds": 0.4})
     async with watching(environment=library.environment, settings=settings) as watch:
         snapshot = await watch.states({2: "hung", 3: "ok"})
@@ -147,13 +149,13 @@ async def test_a_gpu_that_hangs_before_it_has_a_name(c_library):
 @pytest.mark.component("cc")
 async def test_a_driver_that_hangs_at_the_start(c_library):
     library = c_library()
-    library.wants("hang -")
+    library.wants(hang_driver=True)
     settings = FAST.model_copy(update={"call_deadline_seconds": 0.4})
     async with watching(environment=library.environment, settings=settings) as watch:
         snapshot = await watch.until(lambda s: s.driver == "hung")
         assert "nvmlInit" in snapshot.message
         assert snapshot.gpus == ()
-        library.wants("")
+        library.wants()
         await watch.states({0: "ok"})
 
 
@@ -162,7 +164,7 @@ async def test_a_lost_gpu_keeps_its_name(c_library):
     library = c_library()
     async with watching(environment=library.environment) as watch:
         before = await watch.states({3: "ok"})
-        library.wants("lost 3")
+        library.wants(lost=[3])
         after = await watch.states({3: "lost", 2: "ok"})
         assert after.gpus[3].uuid == before.gpus[3].uuid
         assert after.reader_restarts == 0
@@ -172,11 +174,11 @@ async def test_a_lost_gpu_keeps_its_name(c_library):
 @pytest.mark.parametrize(("code", "says"), [(9, "not loaded"), (18, "different versions"), (999, "cannot be used")])
 async def test_a_driver_that_refuses_and_comes_back(c_library, code, says):
     library = c_library()
-    library.wants(f"return nvmlInitWithFlags - {code}")
+    library.wants(returns={"nvmlInitWithFlags": {"*": code}})
     async with watching(environment=library.environment) as watch:
         refused = await watch.until(lambda s: s.driver == "no_driver")
         assert says in refused.message
-        library.wants("")
+        library.wants()
         assert len((await watch.states({0: "ok"})).gpus) == 8
 
 
@@ -186,10 +188,10 @@ async def test_a_driver_upgrade_replaces_the_reader(c_library):
     async with watching(environment=library.environment) as watch:
         await watch.states({0: "ok"})
         first = watch.reader.pid
-        library.wants("return nvmlDeviceGetPowerUsage 0 18")
+        library.wants(driver="mismatch")
         away = await watch.until(lambda s: s.driver == "no_driver")
         assert [gpu.state for gpu in away.gpus] == ["error"] * 8 or away.gpus[0].state == "error"
-        library.wants("")
+        library.wants()
         await watch.states({0: "ok"})
         assert watch.reader.pid != first
 
@@ -199,10 +201,10 @@ async def test_all_gpus_unknown_replaces_the_reader_once_and_then_waits(c_librar
     library = c_library()
     async with watching(environment=library.environment) as watch:
         await watch.states({0: "ok"})
-        library.wants(*(f"return * {index} 999" for index in range(8)))
+        library.wants(returns={"*": {str(index): 999 for index in range(8)}})
         told = await watch.until(lambda s: "/dev/nvidia" in s.message and s.reader_restarts >= 2)
         assert [gpu.state for gpu in told.gpus] == ["error"] * 8
-        library.wants("")
+        library.wants()
         await watch.states({0: "ok", 7: "ok"})
 
 
@@ -232,10 +234,12 @@ async def test_a_driver_without_the_newer_functions(c_library):
             "nvmlDeviceGetFieldValues",
         )
     )
-    library.wants("load *")
+    library.wants(recorded={"0": "load"}, processes={"0": [SimulatedProcess(pid=7, memory_bytes=10**9)]})
     async with watching(environment=library.environment) as watch:
         gpu = (await watch.states({0: "ok"})).gpus[0]
-    assert gpu.memory_used_bytes == H100.memory_reserved_bytes  # the old struct cannot tell them apart
+    assert (
+        gpu.memory_used_bytes == H100.load.memory_used_bytes + H100.memory_reserved_bytes
+    )  # the old struct cannot tell them apart
     assert gpu.memory_reserved_bytes is None
     assert gpu.temperature_celsius == H100.load.temperature_celsius
     assert gpu.throttle_reasons == ()
@@ -249,7 +253,7 @@ async def test_a_gpu_that_crashes_the_reader_is_left_alone(c_library):
     library = c_library()
     async with watching(environment=library.environment) as watch:
         await watch.states({0: "ok"})
-        library.wants("crash 6")
+        library.wants(crash=[6])
         restarting = await watch.until(lambda s: s.driver == "restarting")
         assert "signal 11" in restarting.message
         benched = await watch.states({6: "error", 0: "ok", 7: "ok"}, seconds=30)
@@ -273,7 +277,7 @@ async def test_a_hung_reader_does_not_hold_up_the_end(c_library):
         async with watching(environment=library.environment, settings=patient) as watch:
             await watch.states({0: "ok"})
             pid = watch.reader.pid
-            library.wants("hang *")
+            library.wants(hang=list(range(8)))
             # It is in the call when its socket has nothing more to say: wait for a tick that is not answered.
             seen = len(watch.snapshots)
             with anyio.move_on_after(1):
@@ -304,7 +308,7 @@ async def test_the_reader_ends_with_its_parent(c_library, hung):
         line = next(line for line in parent.stdout if line.startswith("ok"))
         handle = os.pidfd_open(int(line.split()[1]))
         if hung:
-            library.wants("hang *")
+            library.wants(hang=list(range(8)))
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()

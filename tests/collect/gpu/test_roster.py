@@ -47,3 +47,29 @@ def test_a_reading_without_identity_gets_the_known_one():
     roster.identify(reading())
     lost = roster.identify(reading(uuid="", model="", state="lost", reason="gone", power_watts=None))
     assert (lost.uuid, lost.model, lost.state, lost.reason) == ("GPU-a", "H100", "lost", "gone")
+
+
+def test_a_gpu_whose_index_another_one_has_taken_stays_as_lost():
+    """GPU 1 of three is removed: GPU 2 moves up."""
+    roster = Roster()
+    for index in range(3):
+        roster.identify(reading_of(f"GPU-{index}", index))
+    moved = [roster.identify(reading_of(uuid, index)) for index, uuid in enumerate(("GPU-0", "GPU-2"))]
+    gpus = roster.gpus(moved, {}, 9, "ok")
+    assert [(gpu.index, gpu.uuid, gpu.state) for gpu in gpus] == [
+        (0, "GPU-0", "ok"),
+        (1, "GPU-2", "ok"),
+        (1, "GPU-1", "lost"),
+    ]
+    assert len(roster) == 3
+    assert [gpu.state for gpu in roster.gpus([], {}, 9, "no_driver", "away")] == ["error"] * 3
+    back = [roster.identify(reading_of(f"GPU-{index}", index)) for index in range(3)]
+    assert [(gpu.uuid, gpu.state) for gpu in roster.gpus(back, {}, 9, "ok")] == [
+        ("GPU-0", "ok"),
+        ("GPU-1", "ok"),
+        ("GPU-2", "ok"),
+    ]
+
+
+def reading_of(uuid, index):
+    return GpuReading(uuid=uuid, index=index, model="H100", read_at_ns=1, state="ok")

@@ -4,13 +4,15 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 
 import anyio
 import pytest
 
+from agent.collect.gpu.kernel_module import KernelModule
 from agent.collect.gpu.settings import GpuSettings
 from agent.collect.gpu.supervisor import GpuReader
-from agent.demo.gpus.control import Control, SimulatedProcess, write
+from agent.demo.gpus.control import Control, SimulatedEvent, SimulatedProcess, write
 from tests.support.nvml.watch import FAST, Watch, watching
 
 
@@ -32,7 +34,7 @@ async def test_one_snapshot_per_tick(control):
     for earlier, later in itertools.pairwise(rest):
         assert later.read_at_ns - earlier.read_at_ns > 0.15e9
         assert all(gpu.read_at_ns == later.read_at_ns for gpu in later.gpus)
-        assert later.nvml_calls["nvmlDeviceGetPowerUsage"] > earlier.nvml_calls["nvmlDeviceGetPowerUsage"]
+        assert later.nvml_calls["nvmlDeviceGetUtilizationRates"] > earlier.nvml_calls["nvmlDeviceGetUtilizationRates"]
     assert all(gpu.simulated for gpu in rest[-1].gpus)
     assert rest[-1].nvml_call_seconds.keys() == rest[-1].nvml_calls.keys()
 
@@ -65,15 +67,136 @@ async def test_a_killed_reader_is_replaced_with_a_word(control):
         assert back.reader_restarts == 1
 
 
+def alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
 async def test_a_driver_reload(control):
     async with watching(simulated(control)) as watch:
         await watch.states({0: "ok"})
+        first = watch.reader.pid
         write(control, Control(driver="unloaded"))
         away = await watch.until(lambda s: s.driver == "no_driver")
         assert "not loaded" in away.message
         assert away.gpus[0].model == "NVIDIA H100 80GB HBM3"
+        await watch.until(lambda _: watch.reader.pid is None)
+        assert not alive(first)  # nothing of NVML stays open or mapped
         write(control, Control())
         assert (await watch.states({0: "ok"})).reader_restarts == 0
+        assert watch.reader.pid != first
+
+
+async def test_no_reader_is_started_while_the_kernel_module_is_away(control, tmp_path):
+    folder = tmp_path / "nvidia"
+    folder.mkdir()
+    watch = Watch()
+    watch.reader = GpuReader(FAST, watch.add, simulated(control), module=KernelModule(folder))
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch.reader.run)
+        await watch.states({0: "ok"})
+        folder.rmdir()
+        write(control, Control(driver="unloaded"))
+        await watch.until(lambda s: s.driver == "no_driver")
+        write(control, Control())
+        seen = len(watch.snapshots)
+        await watch.until(lambda _: len(watch.snapshots) > seen + 10)  # longer than the pause after a first failure
+        assert watch.reader.pid is None
+        assert watch.snapshots[-1].driver == "no_driver"
+        folder.mkdir()
+        await watch.states({0: "ok"})
+        group.cancel_scope.cancel()
+
+
+async def test_a_driver_that_is_being_unbound_finds_nobody(control):
+    async with watching(simulated(control)) as watch:
+        await watch.until(lambda s: bool(s.events_watched))
+        first = watch.reader.pid
+        write(control, Control(events=[SimulatedEvent(number=1, kind="driver_unbind")]))
+        leaving = await watch.until(lambda s: s.driver == "restarting")
+        assert "unbound" in leaving.message
+        leaving = await watch.until(lambda _: watch.reader.pid is None)
+        assert "unbound" in leaving.message
+        assert not alive(first)
+        assert leaving.reader_restarts == 0
+
+
+async def test_a_driver_that_was_upgraded_under_the_reader(control):
+    async with watching(simulated(control)) as watch:
+        await watch.states({0: "ok"})
+        first = watch.reader.pid
+        write(control, Control(driver="mismatch"))
+        away = await watch.until(lambda s: s.driver == "no_driver")
+        assert "different versions" in away.message
+        await watch.states({0: "ok"})
+        assert watch.reader.pid != first
+        assert not alive(first)
+
+
+async def test_errors_are_in_one_snapshot_each(control):
+    async with watching(simulated(control)) as watch:
+        await watch.until(lambda s: bool(s.events_watched))
+        told = [SimulatedEvent(number=1, gpu=3, xid=79), SimulatedEvent(number=2, gpu=3, xid=31)]
+        write(control, Control(events=told))
+        await watch.until(lambda s: s.events_seen.get("xid") == 2)
+        await watch.until(lambda s: s.events_problem == "")
+    found = [(event.uuid, event.xid) for snapshot in watch.snapshots for event in snapshot.xids]
+    assert sorted(found) == [(watch.snapshots[-1].gpus[3].uuid, 31), (watch.snapshots[-1].gpus[3].uuid, 79)]
+
+
+async def test_an_error_that_comes_with_a_hang_is_told(control):
+    async with watching(simulated(control)) as watch:
+        await watch.until(lambda s: bool(s.events_watched))
+        write(control, Control(hang=[5], events=[SimulatedEvent(number=1, gpu=2, xid=62)]))
+        await watch.states({5: "hung", 0: "ok"})
+        await watch.until(lambda s: bool(s.events_watched))  # the next reader listens, to the others
+        told = [SimulatedEvent(number=1, gpu=2, xid=62), SimulatedEvent(number=2, gpu=2, xid=119)]
+        write(control, Control(hang=[5], events=told))
+        await watch.until(lambda s: any(event.xid == 119 for event in s.xids))
+
+
+async def test_a_gpu_that_is_removed_stays_expected(control):
+    async with watching(simulated(control)) as watch:
+        before = await watch.states({3: "ok"})
+        assert before.gpus_expected == 8
+        write(control, Control(removed=[3]))
+        after = await watch.states({3: "lost", 4: "ok"})
+        assert (after.gpus_expected, after.gpus[3].uuid) == (8, before.gpus[3].uuid)
+        # A new reader counts seven, under other indices.
+        os.kill(watch.reader.pid, signal.SIGKILL)
+        moved = await watch.until(lambda s: s.driver == "ok" and s.reader_restarts == 1)
+        assert {gpu.uuid: gpu.state for gpu in moved.gpus} == {
+            gpu.uuid: "lost" if gpu.index == 3 else "ok" for gpu in before.gpus
+        }
+        assert moved.gpus_expected == 8
+
+
+async def test_what_the_driver_lacks_and_what_is_forbidden(control):
+    lacks = {"nvmlDeviceGetComputeRunningProcesses_v3": {"*": 4}, "nvmlDeviceGetTemperatureV": {"*": 13}}
+    write(control, Control(returns={**lacks, "nvmlDeviceGetUtilizationRates": {"2": 999}}))
+    async with watching(simulated(control)) as watch:
+        found = await watch.states({2: "ok"})
+        assert "nvmlDeviceGetTemperatureV" in found.nvml_missing
+        assert "privileged" in found.nvml_forbidden["nvmlDeviceGetComputeRunningProcesses_v3"]
+        assert found.nvml_errors["nvmlDeviceGetUtilizationRates: unknown error (999)"] >= 1
+
+
+async def test_devices_that_were_lost_to_the_container(control):
+    async with watching(simulated(control)) as watch:
+        await watch.states({0: "ok"})
+        write(control, Control(returns={"*": {str(index): 999 for index in range(8)}}))
+        told = await watch.until(lambda s: s.driver == "restarting" and s.reader_restarts >= 2)
+        assert "/dev/nvidia" in told.message
+        assert watch.reader.access_lost
+        write(control, Control())
+        await watch.states({0: "ok"})
+        assert not watch.reader.access_lost
+
+
+async def test_devices_that_were_never_there_are_not_lost(control):
+    write(control, Control(returns={"*": {str(index): 999 for index in range(8)}}))
+    async with watching(simulated(control)) as watch:
+        await watch.until(lambda s: s.driver == "restarting" and s.reader_restarts >= 2)
+        assert not watch.reader.access_lost
 
 
 async def test_a_reader_that_cannot_be_started(tmp_path):
@@ -148,12 +271,15 @@ async def test_a_hung_gpu_is_tried_again_when_its_time_has_come(control):
         await watch.states({5: "ok"})
         write(control, Control(hang=[5]))
         await watch.states({5: "hung", 0: "ok"})
-        first_pause = watch.reader._benched[5].pause_ns
-        watch.reader._benched[5].due_ns = 0
-        await watch.until(lambda s: s.reader_restarts == 2)
-        await watch.states({5: "hung", 0: "ok"})
-        assert watch.reader._benched[5].pause_ns == 2 * first_pause
+        benched = watch.reader._bench.benched
+        first_pause = benched[5].pause_ns
+        benched[5].due_ns = 0
+        seen = len(watch.snapshots)
+        await watch.until(lambda _: benched[5].pause_ns == 2 * first_pause)
+        tried = watch.snapshots[seen:]
+        assert len(tried) > 10
+        assert all([gpu.state for gpu in snapshot.gpus].count("ok") == 7 for snapshot in tried)  # nobody waited
         write(control, Control())
-        watch.reader._benched[5].due_ns = 0
+        benched[5].due_ns = 0
         back = await watch.states({5: "ok", 0: "ok"})
-        assert back.reader_restarts == 2
+        assert back.reader_restarts == 1

@@ -22,12 +22,15 @@ def account(gpu: str = "GPU-0", *, priced: bool = True) -> Account:
     return open_account(book() if priced else None, gpu, MODEL, T0)
 
 
+SLOT = ("MIG-a", "process")
+
+
 def live(**fields: object) -> Live:
     return Live("r", "u", "vllm", T0, model="llama", tenant="acme", **fields)  # type: ignore[arg-type]
 
 
 def place(outcome: str, gpu: str = "GPU-0", at: int = T0) -> Booking:
-    return Booking(at, gpu, T0, "request", "vllm", "llama", "acme", outcome)
+    return Booking(at, gpu, T0, "request", "vllm", "llama", "acme", outcome, *SLOT)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(-99, 99), st.integers(-99, 99)), max_size=20))
@@ -43,9 +46,9 @@ def test_bookings_of_one_entry_add_up(booked: list[tuple[str, int, int]]) -> Non
 
 def test_a_request_that_runs_is_booked_as_in_flight_and_moves_when_it_ends() -> None:
     request, first, second = live(), step(1), step(2)
-    first.book_request(request, account(), T0, 5, 50)
-    first.book_request(request, account(), T0, 2, 20)
-    first.book_request(request, account("GPU-1"), T0 + MINUTE, 1, 10)
+    first.book_request(request, account(), T0, SLOT, 5, 50)
+    first.book_request(request, account(), T0, SLOT, 2, 20)
+    first.book_request(request, account("GPU-1"), T0 + MINUTE, SLOT, 1, 10)
     assert {b: astuple(a)[:2] for b, a in first.entries.items()} == {
         place(IN_FLIGHT): (7, 70),
         place(IN_FLIGHT, "GPU-1", T0 + MINUTE): (1, 10),
@@ -53,7 +56,7 @@ def test_a_request_that_runs_is_booked_as_in_flight_and_moves_when_it_ends() -> 
     assert (first.requests, first.settled) == ({"r": request}, [])
     request.outcome, request.ended_ns = "client_abort", T0 + MINUTE + NS
     request.usage = Usage(input_tokens=3, input_cached_tokens=4, output_tokens=9)
-    second.book_request(request, account(), T0 + MINUTE, 100, 1000)
+    second.book_request(request, account(), T0 + MINUTE, SLOT, 100, 1000)
     second.finish(request)
     assert second.entries == {
         place("client_abort", at=T0 + MINUTE): Amount(100, 1000, 1, 7, 9),  # counted where it was booked last
@@ -75,12 +78,12 @@ def test_whenever_its_end_is_known_the_sums_are_the_same(booked: list[tuple[int,
     for number, (minute, gpu, ns, nano) in enumerate(booked):
         if number == known:
             request.outcome = "ok"
-        closed.book_request(request, account(gpu), T0 + minute * MINUTE, ns, nano)
+        closed.book_request(request, account(gpu), T0 + minute * MINUTE, SLOT, ns, nano)
     request.outcome, request.ended_ns = "ok", T0 + 4 * MINUTE
     closed.finish(request)
     told_at_once, at_once = step(), live(outcome="ok", ended_ns=T0 + 4 * MINUTE)
     for minute, gpu, ns, nano in booked:
-        told_at_once.book_request(at_once, account(gpu), T0 + minute * MINUTE, ns, nano)
+        told_at_once.book_request(at_once, account(gpu), T0 + minute * MINUTE, SLOT, ns, nano)
     told_at_once.finish(at_once)
     assert {b: a for b, a in closed.entries.items() if b.outcome == "ok"} == told_at_once.entries
     assert all(astuple(a) == (0, 0, 0, 0, 0) for b, a in closed.entries.items() if b.outcome == IN_FLIGHT)
@@ -93,7 +96,7 @@ def test_whenever_its_end_is_known_the_sums_are_the_same(booked: list[tuple[int,
 def test_a_cost_is_known_when_every_gpu_has_a_price(priced: tuple[bool, ...], cost: int | None) -> None:
     request, closed = live(outcome="ok"), step()
     for number, has_price in enumerate(priced):
-        closed.book_request(request, account(f"GPU-{number}", priced=has_price), T0, 1, 10 if has_price else 0)
+        closed.book_request(request, account(f"GPU-{number}", priced=has_price), T0, SLOT, 1, 10 if has_price else 0)
     assert request.cost_nano == cost
 
 

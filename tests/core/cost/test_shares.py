@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.cost.shares import Use, merged, share_active, share_cell
-from agent.core.cost.slots import Owner
+from agent.core.cost.views import Owner
 
 READY = Owner("a", ready=True)
 STARTING = Owner("b", ready=False)

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.cost.slots import FIRST_SIGHT_NS, Owner, SlotView, Timeline
+from agent.core.cost.slots import FIRST_SIGHT_NS, Timeline
+from agent.core.cost.views import Owner
 from agent.core.gpu_readings import GpuSnapshot
 from tests.support.money import NS, engine, gpus
+from tests.support.slots import held, known, pod
 
 T0 = 1_800_000_000 * NS
 HOLD = 3 * NS
@@ -16,6 +18,9 @@ HOLD = 3 * NS
 
 def at(second: float) -> int:
     return T0 + int(second * NS)
+
+
+View = tuple[str | None, tuple[Owner, ...]]
 
 
 class Told:
@@ -36,18 +41,31 @@ class Told:
         self.timeline.see_engine(at(second), engine(at(second), **fields).status)
         return self
 
-    def of(self, second: float, uuid: str = "GPU-0") -> SlotView | None:
+    def workloads(self, second: float, *said: Any, **fields: Any) -> "Told":
+        self.timeline.see_workloads(at(second), known(at(second), *said, **fields))
+        return self
+
+    def of(self, second: float, uuid: str = "GPU-0") -> View | None:
         period, _ = self.timeline.period_at(at(second))
-        return None if period is None else period.of(uuid)
+        if period is None:
+            return None
+        (view,) = period.of(uuid)
+        assert (view.slot, view.weight) == (uuid, 1)
+        return view.state, view.owners
+
+    def why(self, second: float, uuid: str = "GPU-0") -> str:
+        period, _ = self.timeline.period_at(at(second))
+        assert period is not None
+        return period.of(uuid)[0].reason
 
     def spans(self) -> list[tuple[float, float]]:
         return [((p.start_ns - T0) / NS, (p.until_ns - T0) / NS) for p in self.timeline.periods]
 
 
-OWNED = SlotView(None, (Owner("vllm", ready=True),))
-LOADING = SlotView(None, (Owner("vllm", ready=False),))
-UNALLOCATED, OTHER = SlotView("unallocated"), SlotView("other_workload")
-BROKEN, GAP = SlotView("broken"), SlotView("gap")
+OWNED: View = (None, (Owner("vllm", ready=True),))
+LOADING: View = (None, (Owner("vllm", ready=False),))
+UNALLOCATED, OTHER, IDLE = [(state, ()) for state in ("unallocated", "other_workload", "allocated_idle")]
+BROKEN, GAP = [(state, ()) for state in ("broken", "gap")]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +73,8 @@ BROKEN, GAP = SlotView("broken"), SlotView("gap")
     [
         ({}, UNALLOCATED),
         ({"pids": (7,)}, OTHER),
-        ({"processes": None, "utilization_ratio": 0.01}, OTHER),
-        ({"processes": None, "utilization_ratio": 0.0}, UNALLOCATED),
+        ({"processes": None, "utilization_ratio": 1.0}, UNALLOCATED),  # alone it says nothing
+        ({"processes": None, "memory_used_bytes": 1 << 30}, OTHER),
         ({"processes": None}, UNALLOCATED),
         ({"utilization_ratio": 0.9}, UNALLOCATED),  # a list of no process says more than a ratio
         ({"state": "lost"}, BROKEN),
@@ -65,7 +83,7 @@ BROKEN, GAP = SlotView("broken"), SlotView("gap")
         ({"state": "error"}, GAP),
     ],
 )
-def test_a_gpu_by_itself(fields: dict[str, Any], view: SlotView) -> None:
+def test_a_gpu_by_itself(fields: dict[str, Any], view: View) -> None:
     assert Told().gpus(0, **fields).of(0) == view
 
 
@@ -73,7 +91,7 @@ def test_a_gpu_by_itself(fields: dict[str, Any], view: SlotView) -> None:
     ("driver", "view"),
     [("hung", BROKEN), ("starting", GAP), ("restarting", GAP), ("no_driver", GAP), ("no_library", GAP)],
 )
-def test_when_the_driver_does_not_answer(driver: str, view: SlotView) -> None:
+def test_when_the_driver_does_not_answer(driver: str, view: View) -> None:
     told = Told().gpus(0).driver(1, driver)
     assert (told.of(0.5), told.of(1), told.of(3.9)) == (UNALLOCATED, view, view)
 
@@ -96,7 +114,7 @@ def test_when_the_driver_does_not_answer(driver: str, view: SlotView) -> None:
         ({"state": "down", "owns": (), "pids": (7,)}, (7,), OTHER),
     ],
 )
-def test_a_gpu_and_an_engine(fields: dict[str, Any], pids: tuple[int, ...], view: SlotView) -> None:
+def test_a_gpu_and_an_engine(fields: dict[str, Any], pids: tuple[int, ...], view: View) -> None:
     assert Told().gpus(0, pids=pids).engine(0, **fields).of(0) == view
 
 
@@ -108,7 +126,7 @@ def test_engines_that_share_a_gpu_are_in_order_of_their_names() -> None:
     told = Told().gpus(0)
     for name, state in (("z", "ready"), ("a", "starting"), ("m", "down")):
         told.engine(0, name=name, state=state)
-    assert told.of(0) == SlotView(None, (Owner("a", ready=False), Owner("z", ready=True)))
+    assert told.of(0) == (None, (Owner("a", ready=False), Owner("z", ready=True)))
 
 
 def test_a_gpu_that_was_looked_for_and_is_not_there_is_broken() -> None:
@@ -151,7 +169,7 @@ def test_an_engine_does_not_lengthen_what_is_known_of_gpus() -> None:
 
 
 @pytest.mark.parametrize(("late", "view"), [(1, OWNED), (FIRST_SIGHT_NS / NS, OWNED), (6, UNALLOCATED)])
-def test_the_first_sight_of_an_engine_counts_back_a_little(late: float, view: SlotView) -> None:
+def test_the_first_sight_of_an_engine_counts_back_a_little(late: float, view: View) -> None:
     told = Told().gpus(0).gpus(2.5).gpus(5)
     told.engine(late)
     assert told.of(0) == view
@@ -176,6 +194,38 @@ def test_a_forgotten_engine_owns_nothing_from_then_on() -> None:
     told.timeline.forget_engine(at(1.5), "never seen")
     assert told.spans() == [(0, 1), (1, 3)]
     assert [told.of(second) for second in (0.5, 1, 2.9)] == [OWNED, OTHER, OTHER]
+
+
+def test_who_holds_a_gpu_counts_from_then_on() -> None:
+    told = Told().gpus(0).workloads(1, held("GPU-0", pod("a"))).gpus(1)
+    assert [told.of(second) for second in (0.5, 1)] == [UNALLOCATED, IDLE]
+    assert [told.why(second) for second in (0.5, 1)] == ["no_process", "held_no_process"]
+    told.workloads(2).gpus(2)
+    assert (told.of(2), told.why(2)) == (UNALLOCATED, "free")
+    told.workloads(3, held("GPU-0", pod("a")), holders_known=False).gpus(3)
+    assert (told.of(3), told.why(3)) == (UNALLOCATED, "no_process")
+
+
+def test_the_same_holders_again_are_one_period() -> None:
+    told = Told().workloads(0, held("GPU-0", pod("a")))
+    for second in range(10):
+        told.gpus(second).workloads(second + 0.5, held("GPU-0", pod("a")))
+    assert told.spans() == [(0, 12)]
+
+
+def test_holders_do_not_lengthen_what_is_known_of_gpus() -> None:
+    told = Told().gpus(0).workloads(2, held("GPU-0", pod("a"))).workloads(9)
+    assert told.spans() == [(0, 2), (2, 3)]
+
+
+def test_holders_of_whom_nothing_is_heard_are_believed_for_a_minute() -> None:
+    told = Told().workloads(0, held("GPU-0", pod("a")))
+    for second in range(0, 70, 2):
+        told.gpus(second)
+    assert [told.of(second) for second in (59.9, 60)] == [IDLE, UNALLOCATED]
+    assert told.why(60) == "no_process"
+    told.workloads(70, held("GPU-0", pod("a")))  # the same as a minute ago
+    assert told.of(70) == IDLE
 
 
 def test_what_is_settled_is_forgotten() -> None:

@@ -172,7 +172,8 @@ def watched(seconds: int, *, pids: tuple[int, ...] = (7,), count: int = 1, **fie
         ((7,), {"state": "hung"}, "broken"),
         ((7,), {"state": "reset_required"}, "broken"),
         ((7,), {"state": "error"}, "gap"),
-        ((), {"processes": None, "utilization_ratio": 0.5}, "other_workload"),
+        ((), {"processes": None, "memory_used_bytes": 2**30}, "other_workload"),
+        ((), {"processes": None, "utilization_ratio": 1.0}, "unallocated"),  # alone it says nothing
         ((), {"processes": None}, "unallocated"),
     ],
 )

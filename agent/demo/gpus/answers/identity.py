@@ -6,6 +6,9 @@ from typing import Any
 from agent.demo.gpus.answers.outs import NOT_SUPPORTED, fill, put, text
 from agent.demo.gpus.model import SimulatedGpu
 
+# nvml.h, nvmlBrandType_t, as nvidia-smi names them
+BRANDS = {"Quadro": 1, "Tesla": 2, "GeForce": 5, "Titan": 6, "Quadro RTX": 12, "NVIDIA RTX": 13, "NVIDIA": 14}
+
 
 def _pci(gpu: SimulatedGpu, out: Any) -> int:
     device = int(gpu.facts.pci_device_id, 16)
@@ -25,6 +28,10 @@ def _capability(gpu: SimulatedGpu, major: Any, minor: Any) -> int:
     return NOT_SUPPORTED if known is None else put(major, known[0]) or put(minor, known[1])
 
 
+def _brand(gpu: SimulatedGpu, out: Any) -> int:
+    return put(out, BRANDS.get(gpu.facts.brand))
+
+
 DEVICE: dict[str, Callable[..., int | None]] = {
     "nvmlDeviceGetUUID": lambda gpu, out, _size: text(out, gpu.uuid),
     "nvmlDeviceGetName": lambda gpu, out, _size: text(out, gpu.facts.model),
@@ -32,6 +39,10 @@ DEVICE: dict[str, Callable[..., int | None]] = {
     "nvmlDeviceGetSerial": lambda gpu, out, _size: text(out, f"{5130000000000 + gpu.index}"),
     "nvmlDeviceGetIndex": lambda gpu, out: put(out, gpu.index),
     "nvmlDeviceGetMinorNumber": lambda gpu, out: put(out, gpu.index),
+    "nvmlDeviceGetBrand": _brand,
+    "nvmlDeviceGetNumGpuCores": lambda gpu, out: put(out, gpu.facts.board.cores),
+    "nvmlDeviceGetPersistenceMode": lambda gpu, out: put(out, gpu.facts.persistence_mode),
+    "nvmlDeviceGetComputeMode": lambda _gpu, out: put(out, 0),
     "nvmlDeviceGetArchitecture": lambda gpu, out: put(out, gpu.facts.architecture),
     "nvmlDeviceGetCudaComputeCapability": _capability,
     "nvmlDeviceGetPciInfo_v3": _pci,

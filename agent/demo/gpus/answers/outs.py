@@ -14,6 +14,7 @@ TIMEOUT = 10
 GPU_IS_LOST = 15
 VERSION_MISMATCH = 18
 ARGUMENT_VERSION_MISMATCH = 25
+GPU_NOT_FOUND = 28
 UNKNOWN = 999
 
 # nvmlValueType_t, of field values.
@@ -56,6 +57,13 @@ def fill(out: Any, **values: float) -> int:
     for name, value in values.items():
         setattr(out._obj, name, value)
     return SUCCESS
+
+
+def overwrite(outs: tuple[Any, ...], value: float | dict[str, float]) -> None:
+    """Another number through the first pointer, or into members of the struct behind it."""
+    target = next(out._obj for out in outs if hasattr(out, "_obj"))
+    for name, number in (value if isinstance(value, dict) else {"value": value}).items():
+        setattr(target, name, round(number))
 
 
 def zeros(*outs: Any) -> int:

@@ -1,0 +1,1 @@
+"""Who holds and who uses a GPU: texts of kubelet, the container runtime and /proc in, names out. Pure."""
