@@ -13,6 +13,7 @@ from agent.core.metrics.published_gpu import gpu_samples
 from agent.demo.gpus import machine, nvml
 from agent.demo.gpus.control import Control, SimulatedProcess
 from agent.demo.gpus.model import NodeSim
+from exporters.dcgm import DcgmOptions, DcgmPage
 from tests.support.nvidia_smi import CAPTURES, FILES, MIB, number, processes, query, state_of
 
 _POWER = "GPU Power Readings"
@@ -157,3 +158,45 @@ def test_the_same_figures_as_dcgm_exporter(name, shared):
     assert reading.model == about["modelName"]
     assert reading.driver_version == about["DCGM_FI_DRIVER_VERSION"]
     assert reading.pci_bus_id == about["pci_bus_id"]
+
+
+# DCGM's name -> key of nvidia-smi -q, what one of its units is in DCGM's, how far apart they may be.
+UNDER_DCGMS_NAMES = {
+    "GPU_UTIL": ("Utilization/GPU", 1, 0),
+    "MEM_COPY_UTIL": ("Utilization/Memory", 1, 1),
+    "ENC_UTIL": ("Utilization/Encoder", 1, 0),
+    "DEC_UTIL": ("Utilization/Decoder", 1, 0),
+    "FB_USED": ("FB Memory Usage/Used", 1, 0),
+    "FB_FREE": ("FB Memory Usage/Free", 1, 3),
+    "FB_RESERVED": ("FB Memory Usage/Reserved", 1, 0),
+    "FB_TOTAL": ("FB Memory Usage/Total", 1, 0),
+    "GPU_TEMP": ("Temperature/GPU Current Temp", 1, 0),
+    "MEMORY_TEMP": ("Temperature/Memory Current Temp", 1, 1),
+    "SM_CLOCK": ("Clocks/SM", 1, 0),
+    "MEM_CLOCK": ("Clocks/Memory", 1, 0),
+}
+
+
+def test_the_same_figures_under_dcgms_names(case):
+    name, part, text = case
+    theirs = query(text, part)
+    _, reading = published(name, part, processes(text, part))
+    page = DcgmPage(DcgmOptions(node="node"))
+    page.observe(GpuSnapshot(read_at_ns=reading.read_at_ns, driver="ok", gpus=(reading,)))
+    lines = page.render(None, reading.read_at_ns).decode().splitlines()
+    ours = {
+        line.partition("{")[0].removeprefix("DCGM_FI_DEV_"): float(line.split()[-1])
+        for line in lines
+        if line.startswith("DCGM_FI_DEV_")
+    }
+    compared = 0
+    for field, (key, unit, apart) in UNDER_DCGMS_NAMES.items():
+        value = number(theirs.get(key, "N/A"))
+        if value is None:
+            assert field not in ours, field
+        else:
+            assert ours[field] == pytest.approx(value * unit, abs=apart or 1e-9), field
+            compared += 1
+    assert compared >= 10
+    drawn = number(theirs[f"{_POWER}/Average Power Draw"]) or number(theirs[f"{_POWER}/Instantaneous Power Draw"])
+    assert ours["POWER_USAGE"] == pytest.approx(drawn, rel=0.01)
