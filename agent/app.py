@@ -137,6 +137,7 @@ class Agent:
             node,
             self.clock,
             gpu_interval_seconds=settings.gpus.interval_seconds,
+            workload_interval_seconds=settings.workloads.interval_seconds,
             on_ended=self._on_ended,
         )
         self.quotas = LeaseDesk(settings.quotas.to_policy(), ledger, self.settlement.cost_nano, self.clock.now_ns)

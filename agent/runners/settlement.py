@@ -67,6 +67,7 @@ class Settlement:
         *,
         watermark_seconds: float = 5.0,
         gpu_interval_seconds: float = 1.0,
+        workload_interval_seconds: float = 15.0,
         on_ended: Callable[[RequestRecord], None] = _ignore,
     ) -> None:
         self.node = node
@@ -84,7 +85,8 @@ class Settlement:
         self._clock = clock
         self._watermark_ns = int(watermark_seconds * NS)
         self._on_ended = on_ended
-        self._tariff = Tariff(prices, hold_ns=int(3 * max(gpu_interval_seconds, 1.0) * NS))
+        held_ns = int(max(60.0, 3 * workload_interval_seconds) * NS)
+        self._tariff = Tariff(prices, int(3 * max(gpu_interval_seconds, 1.0) * NS), held_ns)
         if opened.through_ns is not None:
             self._tariff.restore(opened.accounts, opened.through_ns, opened.step)
         for live in opened.live:
@@ -114,7 +116,10 @@ class Settlement:
         self._tariff.see_gpus(self._clock.now_ns(), snapshot)
 
     def observe_workloads(self, attribution: Attribution) -> None:
-        """Who holds and uses which slot. It is believed for a minute; without it nothing counts as held and idle."""
+        """Who holds and uses which slot. It is believed for three intervals, at least for a minute.
+
+        Without it nothing counts as held and idle.
+        """
         self._tariff.see_workloads(self._clock.now_ns(), attribution)
 
     def present_slots(self) -> tuple[PresentSlot, ...]:

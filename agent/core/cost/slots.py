@@ -2,7 +2,7 @@
 
 A GPU snapshot holds from its instant until the next one, at most `hold_ns` (three intervals): beyond that nobody was
 watching. An engine's status holds until the next one: its scraper reports failures too. Who holds what is believed for
-`WORKLOADS_HOLD_NS`.
+`held_ns`.
 """
 
 from collections import deque
@@ -25,7 +25,6 @@ from agent.core.workloads import Attribution
 NS = 1_000_000_000
 # How far the first status of an engine counts backwards: a fresh agent sees GPUs before it has scraped the engines.
 FIRST_SIGHT_NS = 5 * NS
-WORKLOADS_HOLD_NS = 60 * NS  # read every few seconds; when nothing comes any more, nobody says who holds what
 
 View = tuple[SlotView, ...]
 
@@ -68,10 +67,12 @@ class Period:
 class Timeline:
     """Everything seen that is not settled yet. Equal periods are one period, so a quiet node costs nothing."""
 
-    def __init__(self, hold_ns: int) -> None:
+    def __init__(self, hold_ns: int, held_ns: int = 60 * NS) -> None:
+        """`held_ns`: when nothing comes for so long, nobody says who holds what."""
         self.periods: deque[Period] = deque()
         self.snapshot: GpuSnapshot | None = None  # the last one
         self._hold_ns = hold_ns
+        self._held_ns = held_ns
         self._engines: dict[str, EngineSeen] = {}
         self._gpus: tuple[GpuSeen, ...] | None = None
         self._watched_until = -1
@@ -90,7 +91,7 @@ class Timeline:
     def see_workloads(self, at_ns: int, attribution: Attribution) -> None:
         """Who holds and uses what, as known at `at_ns` (bill clock)."""
         held = seen_workloads(attribution)
-        self._held_until = at_ns + WORKLOADS_HOLD_NS
+        self._held_until = at_ns + self._held_ns
         if held != self._held:
             self._held = held
             self._cut(at_ns)

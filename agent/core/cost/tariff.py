@@ -23,13 +23,13 @@ NS = 1_000_000_000
 class Tariff:
     """All that is open. `through_ns` is the instant up to which everything is closed, None before the first GPU."""
 
-    def __init__(self, book: PriceBook | None, hold_ns: int = 3 * NS) -> None:
+    def __init__(self, book: PriceBook | None, hold_ns: int = 3 * NS, held_ns: int = 60 * NS) -> None:
         self.book = book
         self.accounts: dict[str, Account] = {}  # gpu uuid -> the open account
         self.live: dict[str, Live] = {}
         self.through_ns: int | None = None
         self.number = 0
-        self.timeline = Timeline(hold_ns)
+        self.timeline = Timeline(hold_ns, held_ns)
         self._models: dict[str, str] = {}
         self._running: dict[str, float] = {}  # requests, by the engine's own gauge
         self._bypass: dict[str, Bypass] = {}

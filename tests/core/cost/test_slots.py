@@ -228,6 +228,15 @@ def test_holders_of_whom_nothing_is_heard_are_believed_for_a_minute() -> None:
     assert told.of(70) == IDLE
 
 
+def test_holders_that_are_asked_for_seldom_are_believed_for_longer() -> None:
+    told = Told()
+    told.timeline = Timeline(HOLD, held_ns=600 * NS)
+    told.workloads(0, held("GPU-0", pod("a")))
+    for second in range(0, 610, 2):
+        told.gpus(second)
+    assert [told.of(second) for second in (599.9, 600)] == [IDLE, UNALLOCATED]
+
+
 def test_what_is_settled_is_forgotten() -> None:
     told = Told().gpus(0).gpus(1, pids=(7,)).gpus(2)
     told.timeline.forget_before(at(2) - 1)
