@@ -60,7 +60,7 @@ def test_a_rule_that_looks_too_far_back_is_refused_with_the_setting(
 
 
 def test_record_without_a_driver_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["record", str(tmp_path / "machine.json")]) == 2
+    assert main(["record", "gpu", str(tmp_path / "machine.json")]) == 2
     assert "there is no usable NVIDIA driver on this machine" in capsys.readouterr().err
 
 
