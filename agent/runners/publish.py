@@ -7,7 +7,7 @@ from agent.clock import NS, BillClock
 from agent.core.board import Board
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.metrics.published import engine_samples, gauge, labelled, series_key, traffic_samples
-from agent.core.metrics.published_gpu import gpu_samples
+from agent.core.metrics.published_gpu import GpuSampler, reader_samples
 from agent.core.metrics.samples import Labels, Sample
 from agent.core.metrics.series import History
 from agent.core.readings import EngineSnapshot
@@ -38,7 +38,11 @@ class Publisher:
     clock: BillClock
     extra: tuple[SelfSamples, ...] = ()
     gpus_at_ns: int | None = None
+    sampler: GpuSampler = field(init=False)
     gpu_samples: list[Sample] = field(default_factory=list)  # of the board's snapshot, for every scrape until the next
+
+    def __post_init__(self) -> None:
+        self.sampler = GpuSampler(self.node)
 
     def now_ms(self) -> int:
         """The history's now."""
@@ -49,7 +53,7 @@ class Publisher:
         self.board.gpus = snapshot
         if snapshot.gpus:
             self.gpus_at_ns = self.clock.now_ns()
-        self.gpu_samples = list(gpu_samples(self.node, snapshot))
+        self.gpu_samples = self.sampler.samples(snapshot)
         self.history.append(GPU_SOURCE, self.now_ms(), self.gpu_samples)
 
     def on_engine(self, snapshot: EngineSnapshot, raw: Iterable[Sample]) -> None:
@@ -84,6 +88,8 @@ class Publisher:
         yield from gauge("engineroom_history_bytes", stats.bytes, base)
         yield from labelled("engineroom_history_dropped_samples_total", stats.dropped_samples, "reason", base)
         yield from gauge("engineroom_clock_step_seconds", self.clock.steps_ns() / NS, base)
+        if self.board.gpus is not None:
+            yield from reader_samples(self.node, self.board.gpus)
         if self.gpus_at_ns is not None:
             age = (self.clock.now_ns() - self.gpus_at_ns) / NS
             yield from gauge("engineroom_gpu_data_age_seconds", age, base)

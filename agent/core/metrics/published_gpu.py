@@ -48,14 +48,37 @@ def gpu_labels(node: str, gpu: GpuReading) -> Labels:
     )
 
 
-def gpu_samples(node: str, snapshot: GpuSnapshot) -> Iterator[Sample]:
-    """All series of all GPUs of one tick, and of the reader that looked."""
-    for gpu in snapshot.gpus:
-        yield from _one_gpu(gpu, gpu_labels(node, gpu))
-    yield from _reader(snapshot, (("node", node),))
+class GpuSampler:
+    """Makes the samples of tick after tick. Most of what a GPU says changes seldom: that is not made anew."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._kept: dict[str, tuple[tuple[object, ...], list[Sample]]] = {}  # uuid -> what they were made of, and they
+
+    def samples(self, snapshot: GpuSnapshot) -> list[Sample]:
+        """All series of all GPUs of one tick."""
+        found: list[Sample] = []
+        kept, self._kept = self._kept, {}
+        for gpu in snapshot.gpus:
+            labels = gpu_labels(self._node, gpu)
+            found += _now(gpu, labels)
+            made_of = _lasting_values(gpu)
+            before = kept.get(gpu.uuid)
+            if before is None or before[0] != made_of:
+                before = (made_of, list(_lasting(gpu, labels)))
+            self._kept[gpu.uuid] = before
+            found += before[1]
+        return found
 
 
-def _reader(snapshot: GpuSnapshot, base: Labels) -> Iterator[Sample]:
+def gpu_samples(node: str, snapshot: GpuSnapshot) -> list[Sample]:
+    """All series of all GPUs of one tick, without what was before."""
+    return GpuSampler(node).samples(snapshot)
+
+
+def reader_samples(node: str, snapshot: GpuSnapshot) -> Iterator[Sample]:
+    """How the reader that looked is doing."""
+    base: Labels = (("node", node),)
     yield from gauge("engineroom_gpu_reader_restarts_total", snapshot.reader_restarts, base)
     yield from gauge("engineroom_gpus_expected", snapshot.gpus_expected, base)
     yield from gauge("engineroom_nvml_tier_stretch_ratio", snapshot.tier_stretch, base)
@@ -65,9 +88,25 @@ def _reader(snapshot: GpuSnapshot, base: Labels) -> Iterator[Sample]:
     yield from labelled("engineroom_nvml_forbidden", dict.fromkeys(snapshot.nvml_forbidden, 1), "call", base)
 
 
-def _one_gpu(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
+def _now(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
     yield Sample(series_key("engineroom_gpu_up", labels), 1.0 if gpu.state == "ok" else 0.0)
     yield Sample(series_key("engineroom_gpu_state", (*labels, ("state", gpu.state))), 1.0)
+    if gpu.state == "ok":
+        yield from _values(gpu, labels)
+        yield from _totals(gpu, labels)
+        yield from _mig(gpu, labels)
+
+
+def _lasting_values(gpu: GpuReading) -> tuple[object, ...]:
+    """All that `_lasting` reads."""
+    return (
+        (gpu.state, gpu.index, gpu.model, gpu.pci_bus_id, gpu.driver_version, gpu.cuda_version),
+        (gpu.simulated, gpu.power_scope, gpu.memory_source),
+        (gpu.details, gpu.pcie, gpu.nvlink, gpu.errors),
+    )
+
+
+def _lasting(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
     about = (
         ("pci_bus_id", gpu.pci_bus_id or ""),
         ("driver_version", gpu.driver_version or ""),
@@ -76,9 +115,6 @@ def _one_gpu(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
     yield Sample(series_key("engineroom_gpu_info", labels + about), 1.0)
     if gpu.state != "ok":
         return
-    yield from _values(gpu, labels)
-    yield from _totals(gpu, labels)
-    yield from _mig(gpu, labels)
     if gpu.details is not None:
         yield from _details(gpu, gpu.details, labels)
     if gpu.pcie is not None:

@@ -13,7 +13,7 @@ from agent.core.gpu_readings import (
     GpuSnapshot,
     MigReading,
 )
-from agent.core.metrics.published_gpu import gpu_samples
+from agent.core.metrics.published_gpu import GpuSampler, gpu_samples, reader_samples
 
 GPU = GpuReading(
     uuid="GPU-1",
@@ -105,7 +105,7 @@ def test_what_was_not_reported_is_absent_and_zero_is_zero() -> None:
 
 
 def test_every_metric_of_gpus_is_published_with_its_labels() -> None:
-    samples = list(gpu_samples("n", SNAPSHOT))
+    samples = [*gpu_samples("n", SNAPSHOT), *reader_samples("n", SNAPSHOT)]
     for key, _ in samples:
         assert {name for name, _ in key.labels} <= set(BY_NAME[key.name].labels), key
     keys = [key for key, _ in samples]
@@ -127,3 +127,12 @@ def test_being_idle_is_not_being_throttled() -> None:
     active = [key for key in got if key.startswith("engineroom_gpu_throttled")]
     assert len(active) == 1
     assert 'reason="hw_thermal"' in active[0]
+
+
+def test_what_lasts_is_made_once_and_what_changed_is_made_anew() -> None:
+    sampler = GpuSampler("n")
+    hotter = msgspec.structs.replace(FULL, temperature_celsius=80, pcie=GpuPcie(replays=7))
+    gone = msgspec.structs.replace(LOST, uuid=FULL.uuid, index=FULL.index)
+    for gpu in (FULL, FULL, hotter, gone, FULL):
+        snapshot = GpuSnapshot(read_at_ns=1, driver="ok", gpus=(gpu,))
+        assert sampler.samples(snapshot) == gpu_samples("n", snapshot)
