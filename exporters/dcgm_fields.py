@@ -7,20 +7,11 @@ Units are NVIDIA's: MiB, mJ, percent, MHz, ns.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from agent.core.gpu_readings import RECOVERY_ACTIONS
 from exporters.dcgm_entity import Entity
 from exporters.dcgm_numbers import Text, flag, mebibytes, megahertz, percent, six, whole
 
 FieldType = Literal["gauge", "counter"]
-RECOVERY_ACTIONS = (  # nvmlDeviceGpuRecoveryAction_t
-    "none",
-    "reset_gpu",
-    "reboot_node",
-    "drain_p2p",
-    "drain_and_reset",
-    "reset_imex",
-    "reset_bus",
-    "reboot_system",
-)
 
 
 class Field(NamedTuple):

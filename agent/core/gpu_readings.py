@@ -13,6 +13,19 @@ DriverState = Literal["starting", "ok", "no_library", "no_driver", "no_gpu", "re
 ProcessKind = Literal["compute", "graphics", "mps"]
 XidSource = Literal["nvml", "kernel"]
 
+# nvml.h, nvmlDeviceGpuRecoveryAction_t; the last three are newer than CUDA 12.9.
+RECOVERY_ACTIONS = (
+    "none",
+    "reset_gpu",
+    "reboot_node",
+    "drain_p2p",
+    "drain_and_reset",
+    "reset_imex",
+    "reset_bus",
+    "reboot_system",
+)
+"""What the driver wants done about a GPU, by its number."""
+
 
 class GpuProcess(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One process that holds memory on a GPU, as NVML lists it."""
@@ -71,7 +84,7 @@ class GpuErrors(Struct, frozen=True, kw_only=True, omit_defaults=True):
     row_remap_pending: bool | None = None
     row_remap_failed: bool | None = None
     row_remap_banks: dict[str, int] | None = None  # spare rows left (max, high, partial, low, none) -> banks
-    recovery_action: str | None = None  # none, reset_gpu, reboot_node, drain_p2p, drain_and_reset, ...
+    recovery_action: str | None = None  # a word of RECOVERY_ACTIONS
 
 
 class GpuDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agent.core.gpu_readings import RECOVERY_ACTIONS
 from agent.core.xids import CRITICAL
 from agent.runners.rules import SHIPPED_RULES
 from tests.support.alert_rules import ours, promtools
@@ -31,6 +32,11 @@ def test_every_alert_fires_in_one_test_and_is_silent_in_another() -> None:
 def test_the_codes_that_are_critical_are_those_of_the_table() -> None:
     named = RULES.read_text().split('xid=~"')[1].split('"')[0]
     assert {int(code) for code in named.split("|")} == CRITICAL
+
+
+def test_the_runbook_says_what_to_do_for_every_action() -> None:
+    runbook = (ROOT / "docs" / "runbooks" / "GPURecoveryWanted.md").read_text()
+    assert [action for action in RECOVERY_ACTIONS if action != "none" and f"`{action}`" not in runbook] == []
 
 
 def test_our_engine_meets_every_expectation() -> None:

@@ -5,10 +5,9 @@ import csv
 import pytest
 from msgspec.structs import replace
 
-from agent.collect.gpu.parts import health
-from agent.core.gpu_readings import GpuActivity, GpuErrors
+from agent.core.gpu_readings import RECOVERY_ACTIONS, GpuActivity, GpuErrors
 from exporters.dcgm_entity import Entity
-from exporters.dcgm_fields import FIELDS, NOT_GIVEN, OF_THE_SLICE, RECOVERY_ACTIONS
+from exporters.dcgm_fields import FIELDS, NOT_GIVEN, OF_THE_SLICE
 from tests.support.dcgm import gpu, in_mig_mode, mig, older_gpu
 
 BY_NAME = {f"DCGM_FI_{field.name}": field for field in FIELDS}
@@ -85,10 +84,6 @@ def test_which_fields_slices_of_one_gpu_differ_in():
 def test_recovery_actions_are_numbers(action, number):
     field = BY_NAME["DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION"]
     assert field.text(Entity(gpu=gpu(errors=GpuErrors(recovery_action=action)))) == number
-
-
-def test_recovery_actions_are_the_readers():
-    assert RECOVERY_ACTIONS == health.RECOVERY_ACTIONS
 
 
 def test_retired_pages_of_old_gpus():

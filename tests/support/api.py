@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 from msgspec.structs import replace
@@ -347,6 +348,13 @@ async def served(
 ) -> AsyncIterator[str]:
     """The API on a random port of loopback; gives its address. Its doors are open unless told otherwise."""
     doors = doors or open_doors()
+    async with served_app(build_api(services, doors), doors, tls) as address:
+        yield address
+
+
+@asynccontextmanager
+async def served_app(app: Any, doors: Doors, tls: ServerTls | None = None) -> AsyncIterator[str]:
+    """An ASGI application behind the agent's own server, on a random port of loopback; gives its address."""
     found: list[tuple[str, int]] = []
     async with anyio.create_task_group() as group:
         ready = anyio.Event()
@@ -356,7 +364,6 @@ async def served(
             ready.set()
 
         async def run() -> None:
-            app = build_api(services, doors)
             await serve(app, "127.0.0.1", 0, on_listening=listening, limits=doors.limits, tls=tls)
 
         group.start_soon(run)

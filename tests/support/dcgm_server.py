@@ -12,10 +12,9 @@ import anyio
 
 from agent.api.dcgm import build_dcgm
 from agent.api.doors import Doors
-from agent.api.server import serve
 from agent.doors.tls import ServerTls
 from tests.support.agent import free_port
-from tests.support.api import open_doors
+from tests.support.api import open_doors, served_app
 
 
 @asynccontextmanager
@@ -27,23 +26,9 @@ async def served_dcgm(
 ) -> AsyncIterator[str]:
     """Its address, on a random port. The doors are open unless told otherwise."""
     doors = doors or open_doors()
-    found: list[tuple[str, int]] = []
-    async with anyio.create_task_group() as group:
-        ready = anyio.Event()
-
-        def listening(host: str, port: int) -> None:
-            found.append((host, port))
-            ready.set()
-
-        async def run() -> None:
-            app = build_dcgm(render, health, doors, frozenset({"gpu-node"}))
-            await serve(app, "127.0.0.1", 0, on_listening=listening, limits=doors.limits, tls=tls)
-
-        group.start_soon(run)
-        with anyio.fail_after(10):
-            await ready.wait()
-        yield f"{'https' if tls else 'http'}://{found[0][0]}:{found[0][1]}"
-        group.cancel_scope.cancel()
+    app = build_dcgm(render, health, doors, frozenset({"gpu-node"}))
+    async with served_app(app, doors, tls) as address:
+        yield address
 
 
 Vector = list[tuple[dict[str, str], float]]

@@ -7,7 +7,7 @@ import pynvml
 
 from agent.collect.gpu import sane
 from agent.collect.gpu.parts.part import FIELD_VALUES, Asker, FieldKey, Fields, Moment, Tier
-from agent.core.gpu_readings import GpuErrors
+from agent.core.gpu_readings import RECOVERY_ACTIONS, GpuErrors
 
 ECC_MODE = FieldKey(1)
 _ECC = {
@@ -28,17 +28,6 @@ _REMAPPED = {"corrected": FieldKey(142), "uncorrected": FieldKey(143)}
 _REMAP_PENDING, _REMAP_FAILED = FieldKey(144), FieldKey(145)
 _RECOVERY_ACTION = FieldKey(230)
 
-# nvml.h, nvmlDeviceGpuRecoveryAction_t; the last three are newer than CUDA 12.9.
-RECOVERY_ACTIONS = (
-    "none",
-    "reset_gpu",
-    "reboot_node",
-    "drain_p2p",
-    "drain_and_reset",
-    "reset_imex",
-    "reset_bus",
-    "reboot_system",
-)
 
 _BANKS = ("max", "high", "partial", "low", "none")  # of spare rows that a bank has left
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from agent.collect.gpu.parts.health import RECOVERY_ACTIONS
-from agent.core.gpu_readings import GpuErrors
+from agent.core.gpu_readings import RECOVERY_ACTIONS, GpuErrors
 from agent.demo.gpus.board import Wishes
 
 ECC = {"corrected_volatile": 4, "uncorrected_volatile": 1, "corrected_aggregate": 40, "uncorrected_aggregate": 2}
