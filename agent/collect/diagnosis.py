@@ -49,7 +49,7 @@ def why_unknown(scrape: Scrape, address: str, wanted: str, candidates: Sequence[
         return f"{address} shows no metrics: {scrape.problems[0]}. {_hints(candidates)}"
     other = classify(scrape)
     if other is not None:
-        return f"{address} is {other.KIND}, and the config says kind: {wanted}. Correct that line, or remove it"
+        return f"{address} is {other.kind}, and the config says kind: {wanted}. Correct that line, or remove it"
     return (
         f"{address} shows {len(scrape.samples)} series, and none of an engine we know ({', '.join(BY_KIND)}). "
         f"{_hints(candidates)}"
@@ -73,4 +73,4 @@ def verdict(scrape: Scrape) -> tuple[EngineState, str]:
 
 
 def _hints(candidates: Sequence[EngineFile]) -> str:
-    return "; ".join(engine.METRICS_HINT for engine in candidates)
+    return "; ".join(engine.metrics_hint for engine in candidates if engine.metrics_hint)

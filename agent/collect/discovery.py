@@ -12,9 +12,10 @@ import anyio.to_thread
 import structlog
 
 from agent.collect.diagnosis import Unread, check_status, why_unknown
-from agent.collect.engine import THREAD_BYTES, EngineTarget
+from agent.collect.engine import THREAD_BYTES
 from agent.collect.fetch import get
 from agent.collect.ports_of import Address, listeners
+from agent.collect.targets import EngineTarget
 from agent.core.metrics.exposition import Exposition
 from agent.core.ports import TryLater
 from agent.engines.contract import EngineFile
@@ -45,7 +46,7 @@ class Discovery:
     ) -> None:
         self._session = session
         self._on_found = on_found
-        usual = {port for engine in ENGINES for port in engine.DEFAULT_PORTS}
+        usual = {port for engine in ENGINES for port in engine.default_ports}
         self._ports = (usual if ports is None else set(ports)) - set(skip_ports)
         self._proc = proc
         self._timeout_seconds = timeout_seconds
@@ -69,13 +70,13 @@ class Discovery:
                 continue
             self._found.add(port)
             self.refused.pop(port, None)
-            log.info("engine_found", url=url, kind=engine.KIND)
-            self._on_found(EngineTarget(url=url, kind=engine.KIND))
+            log.info("engine_found", url=url, kind=engine.kind)
+            self._on_found(EngineTarget(url=url, kind=engine.kind))
 
     async def _probe(self, url: str) -> EngineFile:
         """The engine behind an address. Raises Unread when there is none, or none that shows it."""
         first: Unread | None = None
-        for path in dict.fromkeys(engine.METRICS_PATH for engine in ENGINES):
+        for path in dict.fromkeys(path for engine in ENGINES for path in engine.metrics_paths):
             try:
                 return await self._probe_path(url + path)
             except Unread as failure:

@@ -5,26 +5,24 @@ readings, never in an error of the scraper.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
 import anyio.to_thread
 import structlog
-from msgspec import Struct
 
 from agent.clock import NS, boot_ns, unix_ns
 from agent.collect.diagnosis import Unread, check_status, verdict, why_unknown
 from agent.collect.fetch import get
 from agent.collect.ports_of import PortOwners
-from agent.collect.settings import EngineSettings
+from agent.collect.targets import EngineTarget
 from agent.core.metrics.exposition import Exposition
 from agent.core.metrics.samples import Sample
 from agent.core.metrics.scrape import Scrape
 from agent.core.ports import TryLater
 from agent.core.readings import EngineReading, EngineSnapshot, EngineState, EngineStatus
-from agent.engines.contract import About, EngineFile, Origin
+from agent.engines.bodies import decode
+from agent.engines.contract import About, EngineFile, Origin, Page
 from agent.engines.registry import BY_KIND, ENGINES, classify
 
 log = structlog.get_logger()
@@ -35,49 +33,6 @@ ABOUT_TIMEOUT_SECONDS = 1.0
 ABOUT_MAX_BYTES = 1024 * 1024
 THREAD_BYTES = 1024 * 1024  # a page larger than this is parsed beside the event loop,
 THREAD_SAMPLES = 5_000  # and one with more samples than this is read there too
-
-
-class EngineTarget(Struct, frozen=True, kw_only=True):
-    """One engine to watch: what the config says, or what discovery found."""
-
-    url: str
-    name: str = ""  # empty: host:port
-    kind: str = "auto"  # or a key of agent.engines.registry.BY_KIND
-    gpus: tuple[str, ...] = ()
-    interval_seconds: float = 5.0
-    timeout_seconds: float = 4.0
-    token_file: Path | None = None
-
-    @classmethod
-    def from_settings(cls, settings: EngineSettings) -> "EngineTarget":
-        return cls(
-            url=settings.url,
-            name=settings.name or "",
-            kind=settings.kind,
-            gpus=settings.gpus,
-            interval_seconds=settings.interval_seconds,
-            timeout_seconds=settings.timeout_seconds,
-            token_file=settings.token_file,
-        )
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        parts = urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
-
-    @property
-    def instance(self) -> str:
-        """host:port, as in Prometheus' label of this name."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def engine(self) -> str:
-        """The name under which the engine is shown."""
-        return self.name or self.instance
 
 
 class EngineScraper:
@@ -133,7 +88,7 @@ class EngineScraper:
             self._tokens = {}
         status = EngineStatus(
             engine=self.target.engine,
-            kind=self._kind.KIND if self._kind else None,
+            kind=self._kind.kind if self._kind else None,
             url=self.target.url,
             state=state,
             reason=reason,
@@ -164,7 +119,7 @@ class EngineScraper:
         fixed = self.target.kind != "auto"
         candidates = (BY_KIND[self.target.kind],) if fixed else ENGINES
         first: Unread | None = None
-        for path in dict.fromkeys(engine.METRICS_PATH for engine in candidates):
+        for path in dict.fromkeys(path for engine in candidates for path in engine.metrics_paths):
             try:
                 return await self._scrape_path(path, token, candidates)
             except Unread as failure:
@@ -195,7 +150,7 @@ class EngineScraper:
         return engine, scrape
 
     def _new_exposition(self) -> Exposition:
-        job = (("job", self._kind.KIND),) if self._kind else ()
+        job = (("job", self._kind.kind),) if self._kind else ()
         return Exposition(add_labels=(("instance", self.target.instance), *job))
 
     async def _parse(self, body: bytes) -> Scrape:
@@ -209,7 +164,7 @@ class EngineScraper:
             return
         bodies: dict[str, bytes] = {}
         with anyio.move_on_after(ABOUT_TIMEOUT_SECONDS):
-            for path in engine.ABOUT_PATHS:
+            for path in engine.about_paths:
                 try:
                     answer = await get(
                         self._session,
@@ -223,15 +178,16 @@ class EngineScraper:
                 if answer.status == 200:
                     bodies[path] = answer.body
         if bodies:
-            self._about = engine.about(bodies)
-        complete = len(bodies) == len(engine.ABOUT_PATHS)
+            self._about = engine.about(decode(engine.about_paths, bodies))
+        complete = len(bodies) == len(engine.about_paths)
         self._about_due_ns = boot_ns() + int((ABOUT_SECONDS if complete else ABOUT_RETRY_SECONDS) * NS)
 
     async def _read(self, engine: EngineFile, scrape: Scrape, at_ns: int) -> list[EngineReading]:
         origin = Origin(engine=self.target.engine, url=self.target.url, read_at_ns=at_ns, about=self._about)
+        page = Page(scrape=scrape, path=engine.metrics_paths[0])
         if len(scrape.samples) > THREAD_SAMPLES:
-            return await anyio.to_thread.run_sync(engine.read, scrape, origin)
-        return engine.read(scrape, origin)
+            return await anyio.to_thread.run_sync(engine.read, page, origin)
+        return engine.read(page, origin)
 
     def _restarted(self, readings: list[EngineReading]) -> bool:
         """Whether a token counter ran backwards: the engine came back between two scrapes."""

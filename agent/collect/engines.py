@@ -8,9 +8,10 @@ import structlog
 from anyio.abc import TaskGroup
 
 from agent.collect.discovery import DISCOVER_SECONDS, Discovery
-from agent.collect.engine import EngineScraper, EngineTarget
+from agent.collect.engine import EngineScraper
 from agent.collect.ports_of import PortOwners
 from agent.collect.settings import EnginesSettings
+from agent.collect.targets import EngineTarget
 from agent.core.metrics.samples import Sample
 from agent.core.readings import EngineSnapshot
 from agent.lifecycle import Health, every

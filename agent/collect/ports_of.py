@@ -16,6 +16,8 @@ import anyio.to_thread
 from msgspec import Struct
 
 from agent.clock import NS, boot_ns
+from agent.core.workloads import Workload
+from agent.engines.contract import Recognised
 
 REFRESH_SECONDS = 30.0
 _LISTEN = "0A"  # state column of /proc/net/tcp (include/net/tcp_states.h)
@@ -29,6 +31,16 @@ class Listener(Struct, frozen=True):
     address: Address
     port: int
     inode: int
+
+
+class Behind(Struct, frozen=True, kw_only=True):
+    """What is behind a port of this machine; empty where the processes cannot be seen, or are another machine's."""
+
+    pids: tuple[int, ...] = ()  # those that listen there, and their descendants, ascending
+    started_at_ns: int | None = None  # Unix ns: when the first of those that listen was started
+    workload: Workload | None = None  # the pod, container or job of those that listen
+    kind: str = ""  # engine whose command line it is, '' for none
+    recognised: Recognised | None = None
 
 
 def listeners(proc: Path = Path("/proc")) -> list[Listener]:
@@ -77,6 +89,10 @@ class PortOwners:
                 self._pids = await anyio.to_thread.run_sync(self.look, frozenset(self._wanted))
                 self._read_at_ns = now
             return self._pids.get(place, ())
+
+    async def behind(self, host: str, port: int) -> Behind:
+        """The same with all that is known of those that listen."""
+        return Behind(pids=await self.pids(host, port))
 
     def look(self, places: frozenset[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, ...]]:
         """One pass through /proc for all `places`. Blocking."""

@@ -1,10 +1,11 @@
 """The `engines` section of the config file: which inference servers to watch, and how."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from agent.engines.registry import BY_KIND
 from agent.settings import ConfigPath, Section
 
 
@@ -20,8 +21,11 @@ class EngineSettings(Section):
         Field(description="Base address of the engine, for example http://127.0.0.1:8000, without /metrics or /v1."),
     ]
     kind: Annotated[
-        Literal["auto", "vllm", "llamacpp"],
-        Field(description="Which server it is; auto tells it from the content of the metrics page."),
+        str,
+        Field(
+            description="Which server it is; auto tells it from what the server shows. One of: auto, "
+            f"{', '.join(sorted(BY_KIND))}.",
+        ),
     ] = "auto"
     gpus: Annotated[
         tuple[str, ...],
@@ -57,6 +61,13 @@ class EngineSettings(Section):
             base = url[: url.rindex(path)] + path.rsplit("/", 1)[0]
             raise ValueError(f"expected the engine's base address: write {base!r} instead of {url!r}")
         return url.rstrip("/")
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind != "auto" and kind not in BY_KIND:
+            raise ValueError(f"expected one of auto, {', '.join(sorted(BY_KIND))}, got {kind!r}")
+        return kind
 
     @field_validator("gpus", mode="before")
     @classmethod

@@ -8,6 +8,11 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agent.core.workloads import Workload
+
+EngineRole = Literal["prefill", "decode"]
+"""Of an engine that does only a part of the work of a service; an engine that does all of it has none."""
+
 
 class Histogram(Struct, frozen=True, kw_only=True):
     """A cumulative Prometheus histogram.
@@ -37,6 +42,8 @@ class EngineReading(Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str
     model: str
     read_at_ns: int
+    role: EngineRole | None = None
+    model_memory_bytes: float | None = None  # GPU memory that the loaded model takes, where the engine says so
     requests_running: float | None = None
     requests_waiting: float | None = None
     kv_cache_usage_ratio: float | None = None
@@ -50,14 +57,26 @@ class EngineReading(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 EngineState = Literal["starting", "ready", "not_ready", "down", "unknown_format"]
+FoundBy = Literal["config", "process", "kubernetes"]
+
+
+class Advice(Struct, frozen=True, kw_only=True):
+    """Something that an engine does not tell: the signal, and the flag, mount or right that would give it."""
+
+    signal: str  # a field of `EngineReading`, a kind of tokens or an outcome; metrics, processes, address
+    text: str
 
 
 class EngineStatus(Struct, frozen=True, kw_only=True):
-    """Health of one engine target: apart from its data, which is withdrawn when a scrape fails."""
+    """Health of one engine target: apart from its data, which is withdrawn when a scrape fails.
+
+    `live`, `ready`, `started` are three questions: does its process answer, would it serve a request now, has it been
+    ready since its process began. None: it does not say.
+    """
 
     engine: str
     kind: str | None  # None until a scrape could be classified
-    url: str
+    url: str  # '' for a worker, which answers nobody
     state: EngineState
     reason: str = ""  # what was wrong and what to do, for people
     version: str | None = None
@@ -65,6 +84,22 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     scrape_seconds: float | None = None
     pids: tuple[int, ...] = ()  # processes that listen on the engine's port, and their descendants, when visible
     gpus: tuple[str, ...] = ()  # GPU uuids given in the config; empty = found through pids
+    live: bool | None = None
+    ready: bool | None = None
+    started: bool | None = None
+    process_started_at_ns: int | None = None
+    ready_after_seconds: float | None = None  # from the start of its process, or from when it was first seen not ready
+    restarts: int = 0  # seen by this agent
+    crash_looping: bool = False
+    found_by: FoundBy = "config"
+    workload: Workload | None = None  # the pod, container or job that its processes run in
+    part: Literal["server", "worker"] = "server"
+    group: str = ""  # the same on every node of an engine that runs over several
+    nodes: int | None = None
+    node_rank: int | None = None
+    role: EngineRole | None = None
+    service: str = ""  # engines that do parts of the work of one service have one name for it
+    advice: tuple[Advice, ...] = ()
 
 
 class EngineSnapshot(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from agent.core.metrics.samples import Sample
 from agent.core.metrics.scrape import Scrape
-from agent.core.readings import EngineReading, Histogram
+from agent.core.readings import EngineReading, EngineRole, Histogram
 from agent.engines.contract import UNKNOWN_MODEL, Origin
 
 SourceType = Literal["gauge", "counter", "histogram"]
@@ -23,8 +23,9 @@ class Source:
     """One place where a signal may be found.
 
     `where` gives for a label the values that count; samples with another value are left out. `scale` turns the engine's
-    unit into ours. `across` says how ranks of one model make one value. `zero_means_uncounted` is for counters that an
-    engine declares but does not keep: their 0 is no fact.
+    unit into ours. `across` says how ranks of one model make one value. Series that differ only in the labels
+    `repeated_over` tell the same thing several times: the largest counts once. `zero_means_uncounted` is for counters
+    that an engine declares but does not keep: their 0 is no fact.
     """
 
     metric: str
@@ -32,8 +33,11 @@ class Source:
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scale: float = 1.0
     across: Literal["sum", "max"] = "sum"
+    repeated_over: tuple[str, ...] = ("pid",)  # a label that prometheus_client adds in multiprocess mode
     zero_means_uncounted: bool = False
 
+
+ROLES: Mapping[str | None, EngineRole] = {"prefill": "prefill", "decode": "decode"}
 
 Sources = tuple[Source, ...]
 
@@ -42,11 +46,13 @@ Sources = tuple[Source, ...]
 class SignalMap:
     """All signals of one engine. Keys of the mappings are fields of `EngineReading`, token kinds and outcomes.
 
-    `model_label` is None for an engine whose page does not name the model.
+    `model_label` is None for an engine whose page does not name the model. `role_label` is one whose value is
+    `prefill` or `decode` on engines that do only that.
     """
 
     kind: str
     model_label: str | None
+    role_label: str | None = None
     values: Mapping[str, Sources] = field(default_factory=dict)
     tokens: Mapping[str, Sources] = field(default_factory=dict)
     requests: Mapping[str, Sources] = field(default_factory=dict)
@@ -69,7 +75,13 @@ def read_signals(signals: SignalMap, scrape: Scrape, origin: Origin) -> list[Eng
             fields.setdefault(model, {})[name] = histogram
     return [
         EngineReading(
-            engine=origin.engine, kind=signals.kind, url=origin.url, model=model, read_at_ns=origin.read_at_ns, **found
+            engine=origin.engine,
+            kind=signals.kind,
+            url=origin.url,
+            model=model,
+            read_at_ns=origin.read_at_ns,
+            role=reader.roles.get(model) or origin.about.role,
+            **found,
         )
         for model, found in fields.items()
     ]
@@ -80,6 +92,8 @@ class _Reader:
         self.model_label = signals.model_label
         self.scrape = scrape
         self.fallback_model = fallback_model
+        self.role_label = signals.role_label
+        self.roles: dict[str, EngineRole] = {}
 
     def numbers(self, sources: Sources) -> dict[str, float]:
         """Model -> value, each from the first source that has one."""
@@ -90,16 +104,16 @@ class _Reader:
         return found
 
     def _numbers_of(self, source: Source) -> dict[str, float]:
-        found: dict[str, float] = {}
+        ranks: dict[str, dict[object, float]] = {}
         for labels, sample in self._matching(source, source.metric):
             if not isfinite(sample.value):
                 continue  # NaN is how an exporter says that it has no value
             value = sample.value * source.scale
-            model = self._model(labels)
-            if model not in found:
-                found[model] = value
-            else:
-                found[model] = max(found[model], value) if source.across == "max" else found[model] + value
+            rank = tuple((k, v) for k, v in sample.key.labels if k not in source.repeated_over)
+            of_model = ranks.setdefault(self._model(labels), {})
+            of_model[rank] = max(of_model.get(rank, value), value)
+        together = max if source.across == "max" else sum
+        found = {model: together(values.values()) for model, values in ranks.items()}
         if source.zero_means_uncounted:
             found = {model: value for model, value in found.items() if value != 0}
         return found
@@ -131,6 +145,9 @@ class _Reader:
             return
         for sample in self.scrape.named(metric):
             labels = dict(sample.key.labels)
+            role = labels.get(self.role_label) if self.role_label else None
+            if role in ROLES:
+                self.roles[self._model(labels)] = ROLES[role]
             if all(labels.get(label) in values for label, values in source.where.items()):
                 yield labels, sample
 

@@ -8,26 +8,19 @@ Facts that shape the map (seen in recorded pages of each version):
 - Timeouts are nowhere on the page.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 
 from agent.core.metrics.scrape import Scrape
 from agent.core.readings import EngineReading
-from agent.engines.contract import About, Origin
+from agent.engines.arguments import number
+from agent.engines.contract import About, Bodies, EngineFile, HealthPaths, Origin, Page, Process, Recognised
 from agent.engines.signals import SignalMap, Source, read_signals
-
-KIND = "vllm"
-DEFAULT_PORTS = (8000,)
-METRICS_PATH = "/metrics"
-ABOUT_PATHS = ("/version",)
-METRICS_HINT = "vLLM shows its metrics unless it was started with --disable-log-stats: remove that option"
 
 _FINISHED = "vllm:request_success_total"
 _BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 
 SIGNALS = SignalMap(
-    kind=KIND,
+    kind="vllm",
     model_label="model_name",
     values={
         "requests_running": (Source("vllm:num_requests_running", "gauge"),),
@@ -74,19 +67,44 @@ class _Version(msgspec.Struct):
     version: str | None = None
 
 
-def matches(scrape: Scrape) -> bool:
+def matches(scrape: Scrape, _path: str) -> bool:
     """A page with any vLLM series or family; `http_*` and `process_*` alone are any Python server's."""
     return any(name.startswith("vllm:") for name in (*scrape.names(), *scrape.families))
 
 
-def about(bodies: Mapping[str, bytes]) -> About:
+def about(bodies: Bodies) -> About:
     """Version from ``/version``; the models are on the metrics page."""
-    try:
-        return About(version=msgspec.json.decode(bodies.get("/version", b"{}"), type=_Version).version)
-    except msgspec.DecodeError:
-        return About()
+    version = bodies.get("/version")
+    return About(version=version.version if version else None)
 
 
-def read(scrape: Scrape, origin: Origin) -> list[EngineReading]:
+def read(page: Page, origin: Origin) -> list[EngineReading]:
     """One reading for each `model_name` of the page."""
-    return read_signals(SIGNALS, scrape, origin)
+    return read_signals(SIGNALS, page.scrape, origin) if page.scrape else []
+
+
+def recognise(process: Process) -> Recognised | None:
+    """``vllm serve``, the older ``python -m vllm.entrypoints...api_server``, and ``vllm-rs``."""
+    argv = process.argv
+    program = argv[0].rpartition("/")[2] if argv else ""
+    serves = "serve" in argv[1:3] and any(word.rpartition("/")[2] == "vllm" for word in argv[:2])
+    module = any(word.startswith("vllm.entrypoints.") for word in argv[1:4])
+    if not (serves or module or program == "vllm-rs"):
+        return None
+    return Recognised(port=number(argv, "--port"))
+
+
+ENGINE = EngineFile(
+    kind="vllm",
+    title="vLLM",
+    read=read,
+    recognise=recognise,
+    images=(r"(^|/)vllm(-|$)",),
+    owners=("vllm", "vllm-frontend-rs"),
+    default_ports=(8000,),
+    matches=matches,
+    about_paths={"/version": _Version},
+    about=about,
+    health=HealthPaths(live="/health", ready="/health"),
+    metrics_hint="vLLM shows its metrics unless it was started with --disable-log-stats: remove that option",
+)

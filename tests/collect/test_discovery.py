@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from agent.collect.discovery import Discovery
-from agent.collect.engine import EngineTarget
+from agent.collect.targets import EngineTarget
 from agent.engines.registry import ENGINES
 from tests.support.http import answer, raw, told_server
 from tests.support.llamacpp import llama_server
@@ -75,7 +75,7 @@ async def test_no_proc_finds_nothing(session: aiohttp.ClientSession, tmp_path: P
 
 
 def test_default_ports_are_those_of_the_engine_files() -> None:
-    assert {port for engine in ENGINES for port in engine.DEFAULT_PORTS} == {8000, 8080}
+    assert {port for engine in ENGINES for port in engine.default_ports} == {8000, 8080}
 
 
 async def test_real_llamacpp_is_found(session: aiohttp.ClientSession, tmp_path: Path) -> None:

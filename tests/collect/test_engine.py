@@ -12,8 +12,9 @@ import anyio.to_thread
 import pytest
 
 from agent.clock import NS, boot_ns
-from agent.collect.engine import EngineScraper, EngineTarget
+from agent.collect.engine import EngineScraper
 from agent.collect.ports_of import PortOwners
+from agent.collect.targets import EngineTarget
 from agent.core.metrics.exposition import Exposition
 from agent.core.metrics.samples import Sample
 from agent.core.readings import EngineSnapshot

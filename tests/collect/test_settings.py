@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from agent.collect.engine import EngineTarget
 from agent.collect.settings import EngineSettings, EnginesSettings
+from agent.collect.targets import EngineTarget
 
 
 def test_nothing_configured_discovers() -> None:

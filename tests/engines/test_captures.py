@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -10,11 +11,13 @@ import pytest
 from agent.core.metrics.exposition import Exposition
 from agent.core.metrics.scrape import Scrape
 from agent.core.readings import EngineReading
-from agent.engines.contract import About, EngineFile, Origin
+from agent.engines.bodies import decode
+from agent.engines.contract import About, Bodies, EngineFile, Origin, Page
 from agent.engines.registry import BY_KIND, ENGINES, classify
 
 HERE = Path(__file__).parent
-CAPTURES = sorted(page.parent for page in HERE.glob("*/*/metrics.prom"))
+CAPTURES = sorted(golden for golden in HERE.glob("*/*") if golden.is_dir() and golden.parent.name != "__pycache__")
+PAGES = [folder for folder in CAPTURES if (folder / "metrics.prom").exists()]
 
 
 def capture_id(folder: Path) -> str:
@@ -25,22 +28,27 @@ def scrape_of(page: Path) -> Scrape:
     return Exposition(add_labels=(("instance", "node:8000"), ("job", "engine"))).parse(page.read_bytes())
 
 
-def about(engine: EngineFile, folder: Path) -> About:
-    files = {path: folder / (path.strip("/").replace("/", "-") + ".json") for path in engine.ABOUT_PATHS}
-    return engine.about({path: file.read_bytes() for path, file in files.items() if file.exists()})
+def bodies(engine: EngineFile, folder: Path) -> Bodies:
+    types = {**engine.state_paths, **engine.fallback_paths, **engine.about_paths}
+    files = {path: folder / (path.strip("/").replace("/", "-") + ".json") for path in types}
+    return decode(types, {path: file.read_bytes() for path, file in files.items() if file.exists()})
 
 
 def readings(engine: EngineFile, folder: Path) -> list[EngineReading]:
-    origin = Origin(engine="node:8000", url="http://node:8000", read_at_ns=1, about=about(engine, folder))
-    return engine.read(scrape_of(folder / "metrics.prom"), origin)
+    told = bodies(engine, folder)
+    page = folder / "metrics.prom"
+    scrape = scrape_of(page) if page.exists() else None
+    about = engine.about(told) if told else About()
+    origin = Origin(engine="node:8000", url="http://node:8000", read_at_ns=1, about=about)
+    path = engine.metrics_paths[0] if engine.metrics_paths else ""
+    return engine.read(Page(scrape=scrape, path=path, bodies=told), origin)
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.KIND)
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
 def test_every_engine_file_has_a_capture(engine: EngineFile) -> None:
-    assert any(folder.parent.name == engine.KIND for folder in CAPTURES), (
-        f"agent/engines/{engine.KIND}.py has no recorded page: start a real {engine.KIND} server, GET "
-        f"{engine.METRICS_PATH} (and {', '.join(engine.ABOUT_PATHS)}), and save the answers under "
-        f"tests/engines/{engine.KIND}/<version>/ as tests/engines/README.md says"
+    assert any(folder.parent.name == engine.kind for folder in CAPTURES), (
+        f"agent/engines/{engine.kind}.py has no recorded pages: start a real {engine.title} server and run `engineroom "
+        f"record engine URL tests/engines/{engine.kind}/<version>`, as tests/engines/README.md says"
     )
 
 
@@ -49,7 +57,8 @@ def test_every_capture_belongs_to_an_engine_file() -> None:
 
 
 def test_names_of_engine_files_are_their_kinds() -> None:
-    assert {getattr(engine, "__name__", "") for engine in ENGINES} == {f"agent.engines.{kind}" for kind in BY_KIND}
+    for kind in BY_KIND:
+        assert import_module(f"agent.engines.{kind}").ENGINE is BY_KIND[kind]
 
 
 @pytest.mark.parametrize("folder", CAPTURES, ids=capture_id)
@@ -63,15 +72,16 @@ def test_page_is_read_as_its_golden_says(folder: Path) -> None:
     assert json.loads(found) == json.loads(golden.read_text())
 
 
-@pytest.mark.parametrize("folder", CAPTURES, ids=capture_id)
+@pytest.mark.parametrize("folder", PAGES, ids=capture_id)
 def test_page_is_classified_by_its_content(folder: Path) -> None:
     scrape = scrape_of(folder / "metrics.prom")
-    assert classify(scrape) is BY_KIND[folder.parent.name]
+    engine = BY_KIND[folder.parent.name]
+    assert classify(scrape, engine.metrics_paths[0]) is BY_KIND[folder.parent.name]
     assert scrape.problems == ()
     assert scrape.duplicates == 0
 
 
-@pytest.mark.parametrize("folder", CAPTURES, ids=capture_id)
+@pytest.mark.parametrize("folder", PAGES, ids=capture_id)
 def test_token_kinds_are_disjoint_and_complete(folder: Path) -> None:
     scrape = scrape_of(folder / "metrics.prom")
     for reading in readings(BY_KIND[folder.parent.name], folder):
@@ -93,7 +103,7 @@ def test_published_pages_that_are_not_ours_to_copy(shared: Path, name: str, fiel
     scrape = scrape_of(shared / "captures" / "vllm" / f"{name}.prom")
     engine = classify(scrape)
     assert engine is BY_KIND["vllm"]
-    found = engine.read(scrape, Origin(engine="e", url="u", read_at_ns=1))
+    found = engine.read(Page(scrape=scrape, path="/metrics"), Origin(engine="e", url="u", read_at_ns=1))
     assert [getattr(reading, field) for reading in found] == expected
 
 

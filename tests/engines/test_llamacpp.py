@@ -6,7 +6,8 @@ import pytest
 
 from agent.core.metrics.exposition import Exposition
 from agent.engines import llamacpp
-from agent.engines.contract import About, Origin
+from agent.engines.contract import About
+from tests.support.engine_pages import about_of, read_page
 from tests.support.llamacpp import MODEL, llama_server
 
 
@@ -23,21 +24,20 @@ from tests.support.llamacpp import MODEL, llama_server
     ],
 )
 def test_about(bodies: dict[str, bytes], expected: About) -> None:
-    assert llamacpp.about(bodies) == expected
+    assert about_of(llamacpp.ENGINE, bodies) == expected
 
 
 def test_real_server_counts_what_we_read(tmp_path: Path) -> None:
     with llama_server(tmp_path) as server:
         for _ in range(2):  # the second time, the prompt is in the cache
             usage = server.complete("the same prompt twice", 7)["usage"]
-        bodies = {path: server.get(path) for path in llamacpp.ABOUT_PATHS}
-        page = server.get(llamacpp.METRICS_PATH)
+        bodies = {path: server.get(path) for path in llamacpp.ENGINE.about_paths}
+        page = server.get("/metrics")
     scrape = Exposition().parse(page)
-    assert llamacpp.matches(scrape)
+    assert llamacpp.matches(scrape, "/metrics")
     assert scrape.problems == ()
-    about = llamacpp.about(bodies)
-    assert about.model == MODEL
-    (reading,) = llamacpp.read(scrape, Origin(engine="e", url="u", read_at_ns=1, about=about))
+    (reading,) = read_page(llamacpp.ENGINE, page, bodies)
+    assert reading.model == MODEL
     assert isinstance(usage, dict)
     tokens = reading.tokens_total
     assert tokens is not None
