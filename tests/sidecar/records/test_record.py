@@ -148,6 +148,16 @@ def test_what_was_cut_keeps_its_reason(cut: str, own_status: int | None, answere
     assert told.record.headers_at_ns == (START_NS + 1 if answered else None)
 
 
+@pytest.mark.parametrize(("body", "outcome"), [(TOKEN + DONE, "ok"), (TOKEN, "client_abort")])
+def test_a_client_that_leaves_at_the_end_mark_has_had_its_answer(body: bytes, outcome: str) -> None:
+    told = Told()
+    told.seen.request_sent()
+    told.seen.response_head(200, "text/event-stream", "", START_NS + 1)
+    told.seen.response_body(body, START_NS + 2)
+    told.seen.end(START_NS + 3, cut="client_abort", error="the client closed its connection", own_status=None)
+    assert told.record.outcome == outcome
+
+
 def test_the_events_of_a_stream() -> None:
     told = Told()
     seen = told.seen
