@@ -14,6 +14,7 @@ STALE = np.array([STALE_BITS], dtype=np.int64).view(np.float64)[0]
 HOLE = np.array([HOLE_BITS], dtype=np.int64).view(np.float64)[0]
 
 _FIRST_ROWS = 32
+_FEW_ROWS = 8
 _COLUMN_CHUNK = 32
 _SERIES_OVERHEAD = 400  # estimate: key, label tuple, entries in two dictionaries
 _CACHED_SELECTIONS = 256
@@ -33,6 +34,7 @@ class Block:
         self._retention_ms = retention_ms
         self._first = 0
         self._times: NDArray[np.int64] = np.zeros(_FIRST_ROWS, dtype=np.int64)
+        self._counts: NDArray[np.int64] = np.zeros(_FIRST_ROWS, dtype=np.int64)  # samples in each row
         self._bits: NDArray[np.int64] = np.zeros((_FIRST_ROWS, 0), dtype=np.int64)
         self._seen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # last sample of each column
         self._columns: dict[SeriesKey, int] = {}
@@ -59,8 +61,7 @@ class Block:
     @property
     def samples(self) -> int:
         """Samples held, without stale markers and holes."""
-        bits = self._bits[self._row_numbers(0, self.rows)]
-        return int(np.count_nonzero((bits != HOLE_BITS) & (bits != STALE_BITS)))
+        return int(self._counts[self._row_numbers(0, self.rows)].sum())
 
     @property
     def oldest_ms(self) -> int:
@@ -94,6 +95,7 @@ class Block:
             target[:] = HOLE_BITS
         target[self._last_columns] = bits
         self._seen[self._last_columns] = at_ms
+        self._counts[row] = len(bits) - np.count_nonzero(bits == STALE_BITS)
         return refused, duplicates
 
     def take_shortened(self) -> int:
@@ -125,6 +127,7 @@ class Block:
         """Drop rows up to `at_ms`, and the columns of series that have no sample left."""
         self._advance(at_ms)
         gone = [(key, column) for key, column in self._columns.items() if self._seen[column] <= at_ms]
+        held = self._row_numbers(0, self.rows)
         for key, column in gone:
             del self._columns[key]
             del self._labels[column]
@@ -132,7 +135,7 @@ class Block:
             del named[column]
             if not named:
                 del self._names[key.name]
-            self._bits[:, column] = HOLE_BITS
+            self._bits[held, column] = HOLE_BITS
             self._free.append(column)
         if gone:
             self._found.clear()
@@ -210,18 +213,25 @@ class Block:
         self._advance(at_ms - self._retention_ms)
         if self.rows == len(self._times):
             each = 8 * self._bits.shape[1] + 8
-            more = min(max(_FIRST_ROWS, len(self._times) // 4), (self.room - self.bytes) // each)
+            more = min(self._rows_wanted(at_ms), (self.room - self.bytes) // each)
             if more > 0:
                 self._resize(len(self._times) + more, self._bits.shape[1])
             else:
-                bits = self._bits[self._first]
-                self._shortened += int(np.count_nonzero((bits != HOLE_BITS) & (bits != STALE_BITS)))
+                self._shortened += int(self._counts[self._first])
                 self._first = (self._first + 1) % len(self._times)
                 self.rows -= 1
         row = (self._first + self.rows) % len(self._times)
         self.rows += 1
         self._times[row] = at_ms
         return row
+
+    def _rows_wanted(self, at_ms: int) -> int:
+        """How many rows to add to a full ring: all that the retention takes at this pace.
+
+        Rows that are not written yet take no memory, and an array that grew step by step would leave holes in it.
+        """
+        pace_ms = max(1, (at_ms - self.oldest_ms) // self.rows)
+        return max(_FEW_ROWS, self._retention_ms // pace_ms + 2 - self.rows)
 
     def _advance(self, at_ms: int) -> None:
         while self.rows and self._times[self._first] <= at_ms:
@@ -255,10 +265,13 @@ class Block:
 
     def _resize(self, rows: int, columns: int) -> None:
         held = self._row_numbers(0, self.rows)
-        bits = np.full((rows, columns), HOLE_BITS, dtype=np.int64)
+        bits = np.empty((rows, columns), dtype=np.int64)  # a row is written whole when it comes
         times = np.zeros(rows, dtype=np.int64)
+        counts = np.zeros(rows, dtype=np.int64)
         seen = np.zeros(columns, dtype=np.int64)
         bits[: self.rows, : self._bits.shape[1]] = self._bits[held]
+        bits[: self.rows, self._bits.shape[1] :] = HOLE_BITS
         times[: self.rows] = self._times[held]
+        counts[: self.rows] = self._counts[held]
         seen[: len(self._seen)] = self._seen
-        self._bits, self._times, self._seen, self._first = bits, times, seen, 0
+        self._bits, self._times, self._counts, self._seen, self._first = bits, times, counts, seen, 0

@@ -76,6 +76,8 @@ class LayoutBuilder:
         self._slot_of: dict[SeriesKey, int] = {}
         self._shared: set[int] = set()
         self._created: dict[str, bool] = {}
+        self._names: dict[str, str] = {}  # one text for all series of a metric
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}  # one label for all series that carry it
 
     def build(self, lines: Sequence[bytes], max_lines: int) -> Layout:
         """The layout of a page of `lines`, of which at most `max_lines` are read."""
@@ -146,14 +148,15 @@ class LayoutBuilder:
         """Identity of a series as read, with the labels that we take off and put on."""
         merged = False
         kept = []
-        for label, value in labels:
+        for pair in labels:
+            label, value = pair
             if label == "pid" and value.isdecimal():
                 merged = True
-            elif label in self._added:
-                kept.append((f"exported_{label}", value))
             else:
-                kept.append((label, value))
-        return Series(SeriesKey(name, (*kept, *self._add_labels)), merged)
+                kept.append((f"exported_{label}", value) if label in self._added else pair)
+        pairs = self._pairs
+        shared = [pairs.setdefault(pair, pair) for pair in kept]
+        return Series(SeriesKey(self._names.setdefault(name, name), (*shared, *self._add_labels)), merged)
 
     def _slot(self, at: int, series: Series, value: float) -> int:
         key, samples = series.key, self.layout.samples

@@ -17,7 +17,7 @@ class SeriesKey:
     def __init__(self, name: str, labels: Iterable[tuple[str, str]] = ()) -> None:
         self.name = name
         # An empty value is no label (Prometheus data model).
-        self.labels = tuple(sorted((k, v) for k, v in labels if v))
+        self.labels = tuple(sorted([pair for pair in labels if pair[1]]))
         self._hash = hash((name, self.labels))
 
     def __hash__(self) -> int:

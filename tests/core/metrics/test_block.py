@@ -273,3 +273,21 @@ def test_an_empty_row_is_a_row() -> None:
     assert block.append(5, []) == (0, 0)
     assert (block.rows, block.series, block.samples, block.oldest_ms, block.newest_ms) == (1, 0, 0, 5, 5)
     assert points(block) == {}
+
+
+def test_the_ring_of_a_steady_source_is_as_long_as_the_retention_needs() -> None:
+    block = made(retention_ms=1_800_000)
+    for number in range(400):
+        put(block, number * 5_000, dict.fromkeys(range(100), 1.0))
+    assert block.rows == 360
+    assert block.bytes <= 362 * 8 * 130 + 100 * 450  # 100 series in columns of 32 at a time
+
+
+def test_samples_are_counted_without_markers_also_when_series_end_and_rows_expire() -> None:
+    block = made(retention_ms=50)
+    put(block, 10, {1: 1.0, 2: 2.0, 3: STALE})
+    assert block.samples == 2
+    put(block, 20, {1: 1.0})
+    assert block.samples == 3
+    put(block, 65, {1: math.nan})
+    assert block.samples == 2

@@ -40,3 +40,10 @@ def test_metadata() -> None:
     lines = [b"# TYPE a COUNTER", b"# HELP a Some  text ", b'# TYPE "b.c" gauge', b"# UNIT", b"#TYPE d x"]
     families = read_metadata(lines)
     assert families == {"a": ("counter", "", "Some  text"), "b.c": ("gauge", "", "")}
+
+
+def test_series_share_the_texts_of_their_names_and_labels() -> None:
+    lines = [b'h_bucket{engine="0",le="%d"} 1' % bound for bound in range(3)]
+    first, second, third = (sample.key for sample in LayoutBuilder((("job", "j"),), 100, {}).build(lines, 100).samples)
+    assert first.name is second.name is third.name
+    assert [one is another for one, another in zip(first.labels, second.labels, strict=True)] == [True, True, False]
