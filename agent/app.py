@@ -20,28 +20,26 @@ from agent.api.doors import doors_of
 from agent.api.probes import serve_probes
 from agent.api.server import listen, serve
 from agent.api.services import NodeServices
-from agent.clock import boot_ns
-from agent.collect.engines import EngineWatch
 from agent.config import Settings
 from agent.core.alerts.rulefile import KeptHistory, RuleGroup
 from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
 from agent.core.gpu_readings import GpuSnapshot
-from agent.core.metrics.samples import Sample
 from agent.core.metrics.series import History
 from agent.core.ports import ConfigError, TryLater
-from agent.core.readings import EngineSnapshot
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
+from agent.core.workloads import Attribution
 from agent.datafolder import DataFolder, default_folder, machine_id
 from agent.deliveries import Deliveries
 from agent.doors.hosts import own_names
 from agent.doors.numbers import door_samples
 from agent.doors.tls import ServerTls
+from agent.engine_stations import EngineStations
 from agent.gpu_stations import DcgmServer, GpuStations
 from agent.ledger.ledger import Ledger
 from agent.ledger.pricefile import load_prices
-from agent.lifecycle import Health, every, record_success, running, until_signal
+from agent.lifecycle import Health, every, record_success, rest_from_collecting, running, until_signal
 from agent.runners.leases import LeaseDesk
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
@@ -153,12 +151,14 @@ class Agent:
             traffic=Traffic(),
             health=self.health,
             clock=self.clock,
+            in_flight=self.settlement.in_flight,
             extra=(
                 partial(rule_samples, node, self.rules),
                 partial(money_samples, node, self.settlement, self.board),
                 lambda: slot_samples(node, self.settlement.present_slots()),
                 self.delivery.samples,
                 lambda: self.gpus.samples(),
+                lambda: self.engines.samples(),
                 lambda: door_samples(node, "api", self.doors.errors(), self.tls),
             ),
         )
@@ -167,7 +167,7 @@ class Agent:
             settings.workloads,
             self.board,
             self._on_gpus,
-            self.settlement.observe_workloads,
+            self._on_workloads,
             reader_command,
         )
         dcgm = settings.exporters.dcgm
@@ -175,7 +175,15 @@ class Agent:
         self.dcgm = DcgmServer(dcgm, self.gpus, self.board, hosts) if dcgm.enabled else None
         own = (settings.api.listen, settings.api.probes_listen, *((dcgm.listen,) if dcgm.enabled else ()))
         own_ports = {split_address(address)[1] for address in own}
-        self.engines = EngineWatch(settings.engines, self._on_engine, self.health, own_ports)
+        self.engines = EngineStations(
+            settings.engines,
+            self.board,
+            self.publisher,
+            self.settlement,
+            self.health,
+            own_ports,
+            settings.workloads.proc,
+        )
         self._gpu_cycle = self.health.cycle("gpus", settings.gpus.interval_seconds, essential=settings.gpus.enabled)
 
     async def run(self, api_socket: socket.socket) -> None:
@@ -195,6 +203,7 @@ class Agent:
                         inside.start_soon(
                             partial(serve, app, *api, bound=api_socket, limits=self.doors.limits, tls=self.tls)
                         )
+                        rest_from_collecting()
                         await until_signal(self.health)
                 await self._book_the_rest()
 
@@ -203,7 +212,7 @@ class Agent:
             group.start_soon(partial(every, name, seconds, step, self.health, essential=essential))
 
         self.gpus.start(group)
-        group.start_soon(self.engines.run)
+        self.engines.start(group)
         pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
         pulse("quotas", SETTLE_SECONDS, self.quotas.step, essential=False)
         pulse("publish", PUBLISH_SECONDS, self.publisher.step, essential=False)
@@ -217,7 +226,7 @@ class Agent:
             log.error("last_seconds_not_booked", reason=error.reason)
 
     async def _evaluate_rules(self) -> None:
-        self.rules.evaluate(self.publisher.now_ms(), boot_ns())
+        await self.rules.step(self.publisher.now_ms())
 
     def _on_gpus(self, snapshot: GpuSnapshot) -> None:
         if snapshot.driver != "starting":
@@ -226,9 +235,9 @@ class Agent:
         self.publisher.on_gpus(snapshot)
         self.settlement.observe_gpus(snapshot)
 
-    def _on_engine(self, snapshot: EngineSnapshot, raw: tuple[Sample, ...]) -> None:
-        self.publisher.on_engine(snapshot, raw)
-        self.settlement.observe_engine(snapshot)
+    def _on_workloads(self, attribution: Attribution) -> None:
+        self.settlement.observe_workloads(attribution)
+        self.engines.on_workloads(attribution)
 
     def _on_ended(self, record: RequestRecord) -> None:
         self.publisher.on_ended(self.settlement.engine_of(record.upstream), record)
@@ -254,7 +263,8 @@ class Agent:
             price_source=str(prices.file or "the configuration file") if self.prices else "",
             deliveries=self.delivery.views,
             slots=self.settlement.present_slots,
-            features=self.gpus.features,
+            features=lambda: (*self.gpus.features(), *self.engines.features()),
+            refused=self.engines.refused,
             hold_scale=f"Rules hold {scale:g} times as long as their file says." if scale != 1 else "",
             hosts=frozenset(self.settings.api.allowed_hosts) | own_names(self.node),
             unix_ns=self.clock.now_ns,

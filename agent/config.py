@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from agent.api.dcgm_settings import DcgmSettings
 from agent.api.settings import ApiSettings
+from agent.collect.engines.settings import EnginesSettings
 from agent.collect.gpu.settings import GpuSettings
-from agent.collect.settings import EnginesSettings
 from agent.collect.workloads.settings import WorkloadSettings
 from agent.core.ports import ConfigError
 from agent.delivery.settings import AlertsDeliverySettings

@@ -47,7 +47,7 @@ class StorageSettings(Section):
         1800, ge=60, le=86400, description="How long every series is kept in memory for rules and queries."
     )
     history_bytes: int = Field(
-        48 * 2**20,
+        64 * 2**20,
         ge=2**20,
         description="Most memory the series may take; new series beyond it are dropped and counted.",
     )

@@ -16,6 +16,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "restart": ("bench.sidecar_restart",),
     "gpus": ("bench.gpus", "bench.slots"),
     "cost": ("bench.money",),
+    "engines": ("bench.engines", "bench.engines_scrape", "bench.engines_loop"),
 }
 
 

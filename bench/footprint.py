@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +28,7 @@ WATCH_SECONDS = 60
 CPU_BAR = 0.025
 MEMORY_BAR_MIB = 170
 START_BAR_SECONDS = 2.0
+PATIENCE_SECONDS = 30
 
 
 def _engine(version: str) -> ThreadingHTTPServer:
@@ -57,23 +58,31 @@ def _engine(version: str) -> ThreadingHTTPServer:
     return server
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port where nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
-def _agent(folder: Path, engines: list[ThreadingHTTPServer]) -> Iterator[tuple[int, int]]:
-    port = _free_port()
-    targets = [{"name": f"engine-{n}", "url": f"http://127.0.0.1:{e.server_port}"} for n, e in enumerate(engines)]
-    config = {
+def agent_with(
+    folder: Path, targets: list[dict[str, object]], more: dict[str, dict[str, object]] | None = None
+) -> Iterator[tuple[int, int]]:
+    """`engineroom run` with 8 simulated GPUs and these engines, its data in `folder`; gives its pid and API port.
+
+    `more` are settings by section, beside those that every benchmark needs.
+    """
+    port = free_port()
+    config: dict[str, dict[str, object]] = {
         "node": {"name": "bench"},
         "storage": {"data_dir": str(folder / "data")},
         "engines": {"discover": False, "targets": targets},
         "prices": {"file": str(ROOT / "deploy/examples/prices.yaml"), "currency": "USD"},
-        "api": {"listen": f"127.0.0.1:{port}", "probes_listen": f"127.0.0.1:{_free_port()}"},
+        "api": {"listen": f"127.0.0.1:{port}", "probes_listen": f"127.0.0.1:{free_port()}"},
     }
+    for section, settings in (more or {}).items():
+        config.setdefault(section, {}).update(settings)
     file = folder / "engineroom.yaml"
     file.write_text(json.dumps(config))
     command = [sys.executable, "-m", "agent", "--log-level", "warning", "run", "--config", str(file)]
@@ -85,31 +94,40 @@ def _agent(folder: Path, engines: list[ThreadingHTTPServer]) -> Iterator[tuple[i
         process.wait(20)
 
 
-def _first_complete_page(port: int, deadline_seconds: float) -> float:
-    """Seconds until /metrics shows all GPUs and both engines; measured from the call."""
+def first_page(port: int, is_complete: Callable[[str], bool]) -> str:
+    """The agent's first /metrics page that is complete; asked for again and again."""
     began = time.monotonic()
-    while time.monotonic() - began < deadline_seconds:
+    while time.monotonic() - began < PATIENCE_SECONDS:
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/metrics")
             page = connection.getresponse().read().decode()
         except OSError:
             time.sleep(0.01)
             continue
-        if (
-            len(re.findall(r"^engineroom_gpu_power_watts\{", page, re.MULTILINE)) == 8
-            and page.count("engineroom_llm_up{") == 2
-        ):
-            return time.monotonic() - began
+        if is_complete(page):
+            return page
         time.sleep(0.02)
     raise RuntimeError("the agent showed no complete /metrics page")
 
 
-def _family(pid: int) -> list[int]:
+def _shows_all(page: str) -> bool:
+    gpus = len(re.findall(r"^engineroom_gpu_power_watts\{", page, re.MULTILINE))
+    return gpus == 8 and page.count("engineroom_llm_up{") == len(PAGES)
+
+
+def _seconds_to_first_page(port: int) -> float:
+    began = time.monotonic()
+    first_page(port, _shows_all)
+    return time.monotonic() - began
+
+
+def family(pid: int) -> list[int]:
+    """A process, its children and theirs."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(grandchild for child in children for grandchild in _family(child))]
+    return [pid, *(grandchild for child in children for grandchild in family(child))]
 
 
 def _cpu_seconds(pids: list[int]) -> float:
@@ -120,7 +138,8 @@ def _cpu_seconds(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _pss_mib(pids: list[int]) -> float:
+def pss_mib(pids: list[int]) -> float:
+    """Memory of these processes, what they share divided among all who share it."""
     total = 0
     for pid in pids:
         found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
@@ -131,18 +150,21 @@ def _pss_mib(pids: list[int]) -> float:
 def run() -> list[Figure]:
     """Start-up (median of three), then one minute at rest."""
     engines = [_engine(version) for version in PAGES]
+    targets: list[dict[str, object]] = [
+        {"name": f"engine-{n}", "url": f"http://127.0.0.1:{e.server_port}"} for n, e in enumerate(engines)
+    ]
     starts = []
     for _ in range(3):
-        with tempfile.TemporaryDirectory() as folder, _agent(Path(folder), engines) as (pid, port):
-            starts.append(_first_complete_page(port, 30))
-    with tempfile.TemporaryDirectory() as folder, _agent(Path(folder), engines) as (pid, port):
-        _first_complete_page(port, 30)
+        with tempfile.TemporaryDirectory() as folder, agent_with(Path(folder), targets) as (pid, port):
+            starts.append(_seconds_to_first_page(port))
+    with tempfile.TemporaryDirectory() as folder, agent_with(Path(folder), targets) as (pid, port):
+        _seconds_to_first_page(port)
         time.sleep(SETTLE_SECONDS)
-        pids = _family(pid)
+        pids = family(pid)
         before, began = _cpu_seconds(pids), time.monotonic()
         time.sleep(WATCH_SECONDS)
         share = (_cpu_seconds(pids) - before) / (time.monotonic() - began)
-        memory = _pss_mib(_family(pid))
+        memory = pss_mib(family(pid))
     for engine in engines:
         engine.shutdown()
     return [

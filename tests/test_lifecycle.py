@@ -132,3 +132,12 @@ def test_a_crash_outside_a_cycle_ends_the_process_with_status_1() -> None:
     done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert "RuntimeError: a station may not" in done.stderr
+
+
+def test_garbage_is_looked_for_less_often_once_everything_stands() -> None:
+    program = (
+        "import gc; from agent.lifecycle import rest_from_collecting; before = gc.get_threshold();"
+        "rest_from_collecting(); print(gc.get_threshold()[0] > before[0], gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]

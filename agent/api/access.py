@@ -63,6 +63,7 @@ NEEDS: Mapping[str, Need] = {
     "/api/v1/status/buildinfo": _METRICS,
     "/api/v1/doctor": _METRICS,
     "/api/v1/slots": _METRICS,
+    "/api/v1/engines": _METRICS,
     "/api/v1/cost/report": _need("cost"),
     "/api/v1/cost/requests/{id}": _need("cost"),
     "/api/v1/cost/reconcile": _need("cost", all_tenants=True),

@@ -8,6 +8,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from agent.api.cost import cost_router
 from agent.api.doctor import doctor_router
 from agent.api.doors import Doors
+from agent.api.engines import engines_router
 from agent.api.gate import Gate
 from agent.api.ingest import ingest_router
 from agent.api.leases import leases_router
@@ -50,6 +51,7 @@ def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     app.include_router(prometheus_router(node))
     app.include_router(cost_router(node))
     app.include_router(slots_router(node))
+    app.include_router(engines_router(node))
     app.include_router(doctor_router(node))
     app.include_router(ingest_router(node))
     app.include_router(leases_router(node))

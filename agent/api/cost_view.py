@@ -16,7 +16,7 @@ MAX_AGE_NS = 5 * NS  # reports of a day cost more than the rest of the page
 
 STATES: dict[str, tuple[str, str]] = {
     "request": ("Requests", "GPU time spent on requests the sidecar measured"),
-    "unattributed": ("Unattributed", "the engine worked, but past the sidecar"),
+    "unattributed": ("Unattributed", "the engine worked past the sidecar, or for a server on another node"),
     "loaded_idle": ("Loaded, idle", "an engine holds the GPU and waits for work"),
     "warmup": ("Warm-up", "an engine was starting"),
     "other_workload": ("Other workload", "a process that is no engine"),

@@ -7,6 +7,7 @@ from agent.api.services import Queries
 
 STEP_MS = 5_000
 WINDOW_MS = 10 * 60_000
+LATEST_MS = 3 * STEP_MS  # for the newest value alone
 _AGAIN_STEPS = 3  # the newest steps are asked again: a slow scrape may still have added to them
 _SPANS_MINUTES = (1, 2, 5, 10)
 
@@ -20,13 +21,14 @@ class ChartCache:
     query: str
     labels: tuple[str, ...]
     series: Series = field(default_factory=dict)
+    from_ms: int = 0
     through_ms: int = 0
 
-    def refresh(self, queries: Queries, now_ms: int) -> Series:
-        """Points of the last `WINDOW_MS`, on a grid of `STEP_MS`. Raises `QueryRefused`."""
+    def refresh(self, queries: Queries, now_ms: int, window_ms: int = WINDOW_MS) -> Series:
+        """Points of the last `window_ms`, on a grid of `STEP_MS`. Raises `QueryRefused`."""
         end = now_ms - now_ms % STEP_MS
-        start = end - WINDOW_MS
-        if end < self.through_ms:  # the wall clock was set back
+        start = end - window_ms
+        if end < self.through_ms or start < self.from_ms:  # the wall clock was set back, or more is wanted than before
             self.series, self.through_ms = {}, 0
         if end == self.through_ms:
             return self.series
@@ -39,7 +41,7 @@ class ChartCache:
             for key in {**self.series, **fresh}
         }
         self.series = {key: points for key, points in kept.items() if points}
-        self.through_ms = end
+        self.from_ms, self.through_ms = start, end
         return self.series
 
 

@@ -16,8 +16,10 @@ from starlette.responses import Response
 from agent.api import formats
 from agent.api.charts import Frame
 from agent.api.cost_view import CostPanel, CostReader
+from agent.api.engine_figures import Latencies, LatencyCache
+from agent.api.engine_view import MOST_CARDS, QUANTILES, engine_cards
 from agent.api.gpu_view import gpu_notice, gpu_rows
-from agent.api.history_view import chart_caches, frame_for, latest
+from agent.api.history_view import LATEST_MS, WINDOW_MS, chart_caches, frame_for, latest
 from agent.api.problems import Problem
 from agent.api.services import NodeServices, QueryRefused
 from agent.api.times import rfc3339
@@ -26,7 +28,6 @@ from agent.api.view import (
     Cell,
     Charts,
     alert_cards,
-    engine_cards,
     rule_chips,
 )
 
@@ -82,6 +83,7 @@ class Page:
     def __init__(self, node: NodeServices) -> None:
         self.node = node
         self.caches = chart_caches()
+        self.latencies = LatencyCache()
         self.cost = CostReader(node)
         self.static = Static(_FOLDER / "static")
         self.templates = jinja2.Environment(
@@ -92,7 +94,7 @@ class Page:
             lstrip_blocks=True,
         )
         self.templates.globals["static"] = self.static.address
-        for name in ("fragment.html.j2", "page.html.j2"):
+        for name in ("fragment.html.j2", "engines.html.j2", "page.html.j2"):
             self.templates.get_template(name)  # compiled now rather than while the first reader waits
         self.rendering = anyio.Lock()
         self.fragment = ""
@@ -121,6 +123,7 @@ class Page:
         charts = await self.charts(now_ns // 1_000_000)
         groups = node.rule_groups()
         alerts = alert_cards(groups, now_ns)
+        slots = node.slots()
         return {
             "node": node,
             "simulated": simulated_notice(node),
@@ -130,9 +133,13 @@ class Page:
             "firing": sum(alert.state == "firing" for alert in alerts),
             "rules": rule_chips(groups),
             "tiles": self.tiles(charts, frame, cost),
-            "gpus": gpu_rows(node.board.gpus, charts, frame, node.board.workloads, node.slots()),
+            "gpus": gpu_rows(node.board.gpus, charts, frame, node.board.workloads, slots),
             "gpu_notice": gpu_notice(node),
-            "engines": engine_cards(node.board.engines, charts, frame),
+            "engines": engine_cards(
+                node.board.engines, charts, frame, self.observed(now_ns // 1_000_000), slots, now_ns
+            ),
+            "most_cards": MOST_CARDS,
+            "quantiles": [f"p{q * 100:g}" for q in QUANTILES],
             "cost": cost,
             "deliveries": [_delivery(view, now_ns) for view in node.deliveries()],
             "cycles": cycle_rows(node),
@@ -142,18 +149,34 @@ class Page:
     async def charts(self, now_ms: int) -> Charts:
         """Every chart's series. A refused query leaves its charts empty: the rest of the page matters more."""
         found: Charts = {}
+        listed = len(self.node.board.engines) > MOST_CARDS  # so many engines come without charts
         for name, cache in self.caches.items():
+            window_ms = LATEST_MS if listed and cache.labels[0] == "engine" else WINDOW_MS
             try:
-                found[name] = cache.refresh(self.node.queries, now_ms)
+                found[name] = cache.refresh(self.node.queries, now_ms, window_ms)
                 await anyio.lowlevel.checkpoint()  # the first look at a long window takes a while: let others run
             except QueryRefused as error:
                 found[name] = {}
-                if name not in self.refused:
-                    log.warning("chart_query_refused", chart=name, reason=error.reason)
-                self.refused.add(name)
+                self.note_refused(name, error)
             else:
                 self.refused.discard(name)
         return found
+
+    def observed(self, now_ms: int) -> Latencies:
+        """What each engine's latencies were lately; nothing when the history refuses to say."""
+        try:
+            found = self.latencies.refresh(self.node.queries, now_ms)
+        except QueryRefused as error:
+            self.note_refused("latencies", error)
+            return {}
+        self.refused.discard("latencies")
+        return found
+
+    def note_refused(self, name: str, error: QueryRefused) -> None:
+        """Said once, until it works again."""
+        if name not in self.refused:
+            log.warning("chart_query_refused", chart=name, reason=error.reason)
+        self.refused.add(name)
 
     def tiles(self, charts: Charts, frame: Frame, cost: CostPanel) -> list[Cell]:
         """The figures of the whole node; worst engine for latencies."""

@@ -1,6 +1,6 @@
 """What the API needs from the rest of the agent, as Protocols and plain values; the composition root fills it in."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -137,6 +137,10 @@ def _nothing() -> tuple[()]:
     return ()
 
 
+def _nobody() -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeServices:
     """Everything the API reads. `price_source` says where prices come from, for people; empty when there are none.
@@ -160,6 +164,7 @@ class NodeServices:
     deliveries: Callable[[], Sequence[DeliveryView]] = _nothing
     slots: Callable[[], Sequence[PresentSlot]] = _nothing
     features: Callable[[], Sequence[Feature]] = _nothing
+    refused: Callable[[], Mapping[str, str]] = _nobody  # ports and processes that discovery does not ask → why
     simulated: str = ""
     hold_scale: str = ""
     time_zone: str = "UTC"

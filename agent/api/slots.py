@@ -1,10 +1,13 @@
 """``/api/v1/slots``: what is handed out of the GPUs, in which state each is right now, and whose it is."""
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from agent.api.services import NodeServices
 from agent.core.cost.present import PresentSlot
+from agent.core.readings import EngineStatus
 
 
 class WorkloadView(BaseModel):
@@ -28,6 +31,9 @@ class SlotView(BaseModel):
     state: str = Field(description="The state that its time is booked to now.")
     reason: str = Field(description="Why.")
     engines: list[str] = Field(description="Engines that it works for.")
+    groups: list[str] = Field(description="Their groups, of those that run over several nodes.")
+    roles: list[str] = Field(description="prefill or decode, of engines that do only that part of a service's work.")
+    services: list[str] = Field(description="The services that the engines do the work of, where they have a name.")
     holders: list[WorkloadView] = Field(description="Who was given it.")
     memory_total_bytes: int | None
     memory_free_bytes: int | None
@@ -42,12 +48,14 @@ def slots_router(node: NodeServices) -> APIRouter:
 
     @router.get("/api/v1/slots", summary="Slots of this node's GPUs: their state right now, why, and whose they are.")
     async def slots() -> list[SlotView]:
-        return [_view(slot) for slot in node.slots()]
+        statuses = {name: found.status for name, found in node.board.engines.items()}
+        return [_view(slot, statuses) for slot in node.slots()]
 
     return router
 
 
-def _view(slot: PresentSlot) -> SlotView:
+def _view(slot: PresentSlot, statuses: Mapping[str, EngineStatus]) -> SlotView:
+    owners = [statuses[name] for name in slot.engines if name in statuses]
     holders = [
         WorkloadView(namespace=one.namespace, pod=one.pod, container=one.container, job=one.job) for one in slot.holders
     ]
@@ -61,6 +69,9 @@ def _view(slot: PresentSlot) -> SlotView:
         state=slot.state,
         reason=slot.reason,
         engines=list(slot.engines),
+        groups=list(slot.groups),
+        roles=sorted({owner.role for owner in owners if owner.role}),
+        services=sorted({owner.service for owner in owners if owner.service}),
         holders=holders,
         memory_total_bytes=slot.memory_total_bytes,
         memory_free_bytes=slot.memory_free_bytes,

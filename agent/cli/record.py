@@ -1,10 +1,11 @@
-"""`engineroom record gpu FILE`: this node's GPUs as a machine file for the simulator and the tests."""
+"""`engineroom record gpu FILE`: this node's GPUs as a machine file; `record engine`: see `record_engine`."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from agent.cli import record_engine
 from agent.core.ports import ConfigError
 
 
@@ -12,8 +13,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the command's arguments."""
     command = commands.add_parser(
         "record",
-        help="record this node's GPUs for the simulator and the tests",
-        description="Asks what is on this node everything the agent could ask, and writes the answers to a file.",
+        help="record this node's GPUs, or one engine, for the simulator and the tests",
+        description="Asks this node's GPUs or one engine everything the agent could ask, and writes the answers down.",
     )
     what = command.add_subparsers(dest="what", required=True, metavar="WHAT")
     gpu = what.add_parser(
@@ -25,6 +26,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     gpu.add_argument("file", type=Path, help="file to write; its name without ending is the machine's name")
     gpu.set_defaults(handler=run)
+    record_engine.add_to(what)
 
 
 def run(options: argparse.Namespace) -> int:

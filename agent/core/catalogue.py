@@ -4,6 +4,7 @@
 and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total``) must end in.
 """
 
+from agent.core.catalogue_engines import ENGINES
 from agent.core.catalogue_gpu import GPUS
 from agent.core.catalogue_sidecar import SIDECAR
 from agent.core.catalogue_slots import SLOTS
@@ -11,7 +12,6 @@ from agent.core.catalogue_types import NODE, Metric
 from agent.core.catalogue_workloads import WORKLOADS
 from agent.core.catalogue_xids import XIDS
 
-LLM = ("node", "engine", "model", "source")
 STREAM = ("node", "stream")
 DESTINATION = ("node", "stream", "destination")
 
@@ -51,40 +51,7 @@ CATALOGUE: tuple[Metric, ...] = (
         ("node", "uuid", "state"),
         "seconds",
     ),
-    # Engines, in canonical signals
-    Metric("engineroom_llm_up", "gauge", "1 while the engine's metrics can be read.", ("node", "engine", "kind")),
-    Metric("engineroom_llm_ready", "gauge", "1 while the engine says that it serves.", ("node", "engine", "kind")),
-    Metric(
-        "engineroom_llm_requests_total",
-        "counter",
-        "Requests ended, by outcome: ok, error, timeout, client_abort, rejected, and lost_record: the sidecar was "
-        "killed while they ran. Only error and timeout count as failures.",
-        (*LLM, "outcome"),
-    ),
-    Metric("engineroom_llm_request_duration_seconds", "histogram", "First byte in to last byte out.", LLM, "seconds"),
-    Metric(
-        "engineroom_llm_time_to_first_token_seconds", "histogram", "First byte in to first token out.", LLM, "seconds"
-    ),
-    Metric(
-        "engineroom_llm_time_per_output_token_seconds",
-        "histogram",
-        "Per request, mean time between output tokens.",
-        LLM,
-        "seconds",
-    ),
-    Metric(
-        "engineroom_llm_queue_seconds", "histogram", "Time waited inside the engine before work began.", LLM, "seconds"
-    ),
-    Metric(
-        "engineroom_llm_tokens_total",
-        "counter",
-        "Tokens, in disjoint kinds: input (computed), input_cached, output.",
-        (*LLM, "kind"),
-    ),
-    Metric("engineroom_llm_requests_running", "gauge", "Requests the engine works on now.", LLM),
-    Metric("engineroom_llm_requests_waiting", "gauge", "Requests that wait inside the engine.", LLM),
-    Metric("engineroom_llm_kv_cache_usage_ratio", "gauge", "Share of the KV cache in use.", LLM, "ratio"),
-    Metric("engineroom_llm_preemptions_total", "counter", "Requests put back by the engine for lack of KV cache.", LLM),
+    *ENGINES,
     # Money
     Metric(
         "engineroom_cost_total",
@@ -141,13 +108,6 @@ CATALOGUE: tuple[Metric, ...] = (
         "gauge",
         "Time the last run of a periodic part took.",
         ("node", "cycle"),
-        "seconds",
-    ),
-    Metric(
-        "engineroom_engine_scrape_seconds",
-        "gauge",
-        "Time the last scrape of an engine took.",
-        ("node", "engine"),
         "seconds",
     ),
     Metric("engineroom_history_series", "gauge", "Series kept in memory for rules and queries.", NODE),

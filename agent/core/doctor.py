@@ -1,28 +1,12 @@
 """What the stations know of themselves in, what is missing and what would open it out: the answers of `doctor`."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
 
-from msgspec import Struct
-
+from agent.core.doctor_engines import EngineFacts, examine_engines
+from agent.core.findings import ORDER, Finding, Severity
 from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.core.readings import EngineSnapshot
 from agent.core.workloads import Attribution, Feature
-
-Severity = Literal["broken", "missing", "note"]
-ORDER: tuple[Severity, ...] = ("broken", "missing", "note")
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that an operator may want to know. `text` says what is not known or wrong, and what to do about it.
-
-    broken: something does not work that should. missing: a right, a mount or a version is lacking, and with it some
-    figures. note: as it is meant to be, and worth knowing.
-    """
-
-    severity: Severity
-    subject: str  # GPU 0 NVIDIA H100, engine vllm-0, feature kernel_log, ...
-    text: str
 
 
 def examine(
@@ -30,9 +14,11 @@ def examine(
     workloads: Attribution | None,
     engines: Mapping[str, EngineSnapshot],
     features: Iterable[Feature] = (),
+    facts: EngineFacts | None = None,
 ) -> tuple[Finding, ...]:
-    """All findings, the worst first, each kind in the order of its subjects."""
-    found = [*_driver(gpus), *_workloads(workloads), *_engines(engines), *map(_feature, features)]
+    """All findings, the worst first, each kind in the order of its subjects. `facts`: more about the engines."""
+    about_engines = examine_engines(engines, gpus, workloads, facts or EngineFacts())
+    found = [*_driver(gpus), *_workloads(workloads), *about_engines, *map(_feature, features)]
     kept = [finding for finding in found if finding is not None]
     return tuple(sorted(kept, key=lambda finding: ORDER.index(finding.severity)))
 
@@ -95,21 +81,5 @@ def _workloads(attribution: Attribution | None) -> Iterator[Finding | None]:
 def _feature(feature: Feature) -> Finding | None:
     if feature.enabled:
         return None
-    return Finding(severity="missing", subject=feature.name.replace("_", " "), text=feature.reason)
-
-
-def _engines(engines: Mapping[str, EngineSnapshot]) -> Iterator[Finding]:
-    for name, snapshot in sorted(engines.items()):
-        status = snapshot.status
-        subject = f"engine {name}"
-        if status.state != "ready":
-            text = f"{status.state.replace('_', ' ')}: {status.reason}"
-            yield Finding(severity="broken", subject=subject, text=text)
-        elif status.reason:
-            yield Finding(severity="note", subject=subject, text=status.reason)
-        if status.state == "ready" and not status.pids and not status.gpus:
-            text = (
-                "its processes are not visible, so its GPUs are not known: name them (engines.targets, gpus), or let "
-                "the agent see the host's processes (hostPID: true and the capability SYS_PTRACE)"
-            )
-            yield Finding(severity="missing", subject=subject, text=text)
+    severity: Severity = "missing" if feature.expected else "note"
+    return Finding(severity=severity, subject=feature.name.replace("_", " "), text=feature.reason)

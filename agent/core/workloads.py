@@ -61,6 +61,7 @@ class Feature(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     enabled: bool
     reason: str = ""
+    expected: bool = True  # False: on a machine like this one it is no loss to be without
 
 
 class Attribution(Struct, frozen=True, kw_only=True, omit_defaults=True):

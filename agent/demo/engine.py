@@ -2,10 +2,12 @@
 
 import signal
 import sys
+from pathlib import Path
 
 from agent.clock import end_with_parent
 
 MODEL_NAME = "engineroom-demo"
+PROCESS_NAME = "llama-server"
 PARALLEL = 8
 
 
@@ -14,6 +16,8 @@ def main(arguments: list[str]) -> int:
     import xllamacpp
 
     end_with_parent()
+    # Its command line is Python's: by this name, which everybody may read, it is recognised as what it is.
+    Path("/proc/self/comm").write_text(PROCESS_NAME)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = arguments[0]
     parameters.model_alias = {MODEL_NAME}

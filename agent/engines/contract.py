@@ -58,6 +58,8 @@ class Process(Struct, frozen=True, kw_only=True):
 ENVIRONMENT = frozenset(
     {
         "CUDA_VISIBLE_DEVICES",
+        "LLAMA_ARG_ENDPOINT_METRICS",
+        "LLAMA_ARG_PORT",
         "LWS_GROUP_SIZE",
         "LWS_LEADER_ADDRESS",
         "LWS_WORKER_INDEX",
@@ -72,8 +74,10 @@ ENVIRONMENT = frozenset(
         "SLURM_JOB_ID",
         "SLURM_NNODES",
         "SLURM_STEP_ID",
-        "TLLM_SPAWN_EXTRA_MAIN",
+        "TLLM_SPAWN_EXTRA_MAIN_PROCESS",
+        "TLLM_SPAWN_PROXY_PROCESS",
         "VLLM_HOST_IP",
+        "VLLM_PROCESS_NAME_PREFIX",
         "VLLM_USE_RUST_FRONTEND",
         "WORLD_SIZE",
     }
@@ -90,6 +94,7 @@ class Recognised(Struct, frozen=True, kw_only=True):
     part: Part = "server"
     port: int | None = None  # as given; None: not given, so the default
     metrics_port: int | None = None
+    tls: bool = False  # it was given a certificate
     group: str | None = None
     nodes: int | None = None
     node_rank: int | None = None
@@ -143,6 +148,7 @@ class EngineFile:
     about: Callable[[Bodies], About] = _says_nothing
     health: HealthPaths = HealthPaths()
     metrics_hint: str = ""  # what an operator must do so that it shows its metrics; ends a sentence
+    bounds_flag: str = ""  # what changes the bounds of its histograms
     absent: Mapping[str, str] = field(default_factory=dict)  # signal -> why it may be missing, and what would give it
     label_values: frozenset[str] = frozenset()  # labels whose values a capture may keep, besides the usual ones
 

@@ -22,7 +22,18 @@ from agent.ledger.tables import accounts, entries, price_segments, requests
 
 NS = 1_000_000_000
 ACTIVE = ("request", "unattributed")
-BOOKED = ("gpu", "slot", "state", "reason", "engine", "model", "tenant", "outcome")  # dimensions that are columns
+# Dimensions that are columns, under the names that they have there.
+BOOKED = {
+    "gpu": "gpu",
+    "slot": "slot",
+    "state": "state",
+    "reason": "reason",
+    "engine": "engine",
+    "group": "engine_group",
+    "model": "model",
+    "tenant": "tenant",
+    "outcome": "outcome",
+}
 
 
 def currency_of(connection: Connection) -> str | None:
@@ -166,7 +177,7 @@ def _lines(connection: Connection, query: ReportQuery, node: str, currency: str 
         step = query.step_seconds * NS
         start = e.bucket_ns - (e.bucket_ns - query.start_ns) % step
     start = start.label("start_ns")
-    names = [e.gpu, e.account_ns, e.slot, e.state, e.reason, e.engine, e.model, e.tenant, e.outcome]
+    names = [e.account_ns, *(e[column] for column in BOOKED.values())]
     amounts = [e.gpu_ns, e.nano, e.requests, e.input_tokens, e.output_tokens]
     statement = (
         select(start, *names, a.gpu_model, a.currency, *(func.sum(column).label(column.name) for column in amounts))
@@ -176,7 +187,7 @@ def _lines(connection: Connection, query: ReportQuery, node: str, currency: str 
     )
     found = []
     for row in connection.execute(statement):
-        labels = {name: getattr(row, name) for name in BOOKED}
+        labels = {name: getattr(row, column) for name, column in BOOKED.items()}
         labels |= {"gpu_model": row.gpu_model or "", "node": node}
         priced = row.currency is not None and row.currency == currency
         slot = (row.gpu, row.account_ns, row.slot)

@@ -10,8 +10,8 @@ from sqlalchemy.pool import StaticPool
 from agent.core.ports import ConfigError
 from agent.ledger.tables import metadata
 
-HEAD = "0003"  # the newest file in migrations/versions; a test compares
-KNOWN = ("0001", "0002", "0003")
+HEAD = "0004"  # the newest file in migrations/versions; a test compares
+KNOWN = ("0001", "0002", "0003", "0004")
 KEY = "storage.data_dir"
 
 

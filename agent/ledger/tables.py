@@ -51,6 +51,7 @@ entries = Table(
     Column("state", String, primary_key=True),
     Column("reason", String, primary_key=True),
     Column("engine", String, primary_key=True),
+    Column("engine_group", String, primary_key=True),  # the same on every node of an engine that runs over several
     Column("model", String, primary_key=True),
     Column("tenant", String, primary_key=True),
     Column("outcome", String, primary_key=True),

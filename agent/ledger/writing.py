@@ -99,6 +99,7 @@ def _write_entries(connection: Connection, closed: Closed) -> None:
     rows = [
         booking._asdict()
         | {
+            "engine_group": booking.group,
             "gpu_ns": amount.gpu_ns,
             "nano": amount.nano,
             "requests": amount.requests,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from agent.clock import NS, BillClock
 from agent.core.board import Board
 from agent.core.gpu_readings import GpuSnapshot
-from agent.core.metrics.published import engine_samples, gauge, labelled, series_key, traffic_samples
+from agent.core.metrics.published import gauge, labelled, series_key
+from agent.core.metrics.published_engine import EngineSampler, InFlight, nothing_in_flight
 from agent.core.metrics.published_gpu import GpuSampler, reader_samples
 from agent.core.metrics.samples import Labels, Sample
 from agent.core.metrics.series import History
@@ -26,7 +27,7 @@ class Publisher:
     """The one writer of the board and of the history's `gpus`, `engine ...` and `agent` sources.
 
     Instants in the history are those of `clock`, which never steps: a wall clock set back an hour must not stop the
-    rules for an hour. `extra` are the samples of other stations (rules, deliveries, money).
+    rules for an hour. `in_flight` tells what sidecars have under way; `extra` are the samples of other stations.
     """
 
     node: str
@@ -37,12 +38,15 @@ class Publisher:
     health: Health
     clock: BillClock
     extra: tuple[SelfSamples, ...] = ()
+    in_flight: InFlight = nothing_in_flight
     gpus_at_ns: int | None = None
     sampler: GpuSampler = field(init=False)
+    engine_sampler: EngineSampler = field(init=False)
     gpu_samples: list[Sample] = field(default_factory=list)  # of the board's snapshot, for every scrape until the next
 
     def __post_init__(self) -> None:
         self.sampler = GpuSampler(self.node)
+        self.engine_sampler = EngineSampler(self.node, self.traffic, self.in_flight)
 
     def now_ms(self) -> int:
         """The history's now."""
@@ -59,8 +63,13 @@ class Publisher:
     def on_engine(self, snapshot: EngineSnapshot, raw: Iterable[Sample]) -> None:
         """A scrape of an engine, good or bad; a bad one has no raw samples, which ends its series."""
         self.board.engines[snapshot.status.engine] = snapshot
-        samples = [*raw, *engine_samples(self.node, snapshot, self.traffic)]
+        samples = [*raw, *self.engine_sampler.samples(snapshot)]
         self.history.append(f"engine {snapshot.status.engine}", self.now_ms(), samples)
+
+    def forget_engine(self, name: str) -> None:
+        """The engine is watched no more: its series end, what was kept of them ages out."""
+        if self.board.engines.pop(name, None) is not None:
+            self.history.mark_stale(f"engine {name}", self.now_ms())
 
     def on_ended(self, engine: str, record: RequestRecord) -> None:
         """A request that a sidecar saw end, told for the first time."""
@@ -74,14 +83,14 @@ class Publisher:
         """Everything for /metrics, from the latest state."""
         yield from self.gpu_samples
         for snapshot in self.board.engines.values():
-            yield from engine_samples(self.node, snapshot, self.traffic)
+            yield from self.engine_sampler.samples(snapshot)
         yield from self.own_samples()
 
     def own_samples(self) -> Iterator[Sample]:
         """What is not a reading: traffic, health, history, and the other stations' own."""
         base: Labels = (("node", self.node),)
         yield from gauge("engineroom_build_info", 1, (*base, ("version", self.version)))
-        yield from traffic_samples(self.node, self.traffic)
+        yield from self.engine_sampler.sidecar_samples(self.board.engines)
         yield from self._cycles(base)
         stats = self.history.stats
         yield from gauge("engineroom_history_series", stats.series, base)

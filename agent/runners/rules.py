@@ -1,10 +1,11 @@
 """The pulse of the rules: series history in; alerts, series of the rules and deliveries out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import anyio.lowlevel
 import msgspec
 import structlog
 
@@ -17,7 +18,7 @@ from agent.core.metrics.series import History
 log = structlog.get_logger()
 
 _RULES_FOLDER = Path(__file__).parent.parent / "data" / "alert-rules"
-SHIPPED_RULES = tuple(_RULES_FOLDER / name for name in ("node.yaml", "gpu.yaml", "delivery.yaml"))
+SHIPPED_RULES = tuple(_RULES_FOLDER / name for name in ("node.yaml", "engines.yaml", "gpu.yaml", "delivery.yaml"))
 PRODUCT = "engineroom"
 EVALUATOR = "node"
 
@@ -98,18 +99,28 @@ class RuleRunner:
         self._added = {"evaluator": EVALUATOR, "node": node, "product": PRODUCT}
         self._groups = [self._build(group) for group in rules]
 
-    async def step(self) -> None:
-        """One turn by the clocks of this machine; for `lifecycle.every`."""
-        self.evaluate(unix_ns() // 1_000_000, boot_ns())
+    async def step(self, at_ms: int | None = None) -> None:
+        """One turn by the clocks of this machine; for `lifecycle.every`. Lets others run between two rules."""
+        for _ in self._turn(unix_ns() // 1_000_000 if at_ms is None else at_ms, boot_ns()):
+            await anyio.lowlevel.checkpoint()
 
     def evaluate(self, at_ms: int, mono_ns: int) -> None:
         """Every group that is due by the boot clock `mono_ns`; queries and payloads are at the wall clock `at_ms`."""
-        for group in self._groups:
+        for _ in self._turn(at_ms, mono_ns):
+            pass
+
+    def _turn(self, at_ms: int, mono_ns: int) -> Iterator[None]:
+        """The same, rule by rule. What is appended to the history meanwhile is later than `at_ms`, and not seen."""
+        groups = self._groups
+        for group in groups:
             if not _is_due(group, mono_ns):
                 continue
             transitions: list[Transition] = []
             for slot in group.slots:
                 transitions += self._evaluate(slot, at_ms, mono_ns)
+                yield
+                if groups is not self._groups:
+                    return  # other rules are in force now
             self._hand_over(group, transitions, at_ms)
 
     def replace(self, rules: Sequence[RuleGroup], at_ms: int, mono_ns: int) -> None:

@@ -1,7 +1,7 @@
 """GPU snapshots, engine snapshots and request records in; settled GPU time and money in the ledger out."""
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, get_args
 
 import anyio
@@ -15,7 +15,7 @@ from agent.core.cost.reports import GpuPrice
 from agent.core.cost.tariff import Tariff
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.ports import TryLater
-from agent.core.readings import EngineSnapshot
+from agent.core.readings import EngineSnapshot, EngineStatus
 from agent.core.requests import (
     RecordBatch,
     RecordReceipt,
@@ -25,6 +25,7 @@ from agent.core.requests import (
     RequestRecord,
     RequestStarted,
 )
+from agent.core.traffic import UNKNOWN_MODEL
 from agent.core.workloads import Attribution
 from agent.engines.addresses import endpoint
 from agent.ledger.ledger import CostKey, Ledger, SenderKey
@@ -128,11 +129,16 @@ class Settlement:
 
     def observe_engine(self, snapshot: EngineSnapshot) -> None:
         """One scrape round of an engine, failed ones too."""
-        name, address = snapshot.status.engine, endpoint(snapshot.status.url)
-        if self._engines.get(address) != name:
+        name, url = snapshot.status.engine, snapshot.status.url
+        address = endpoint(url) if url else ""  # a worker answers nobody
+        if address and self._engines.get(address) != name:
             self._engines[address] = name
             self._tariff.rename_engine(self.engine_of)
         self._tariff.see_engine(self._clock.now_ns(), snapshot)
+
+    def observe_status(self, status: EngineStatus) -> None:
+        """It became known which processes are an engine's; nothing new of its traffic."""
+        self._tariff.timeline.see_engine(self._clock.now_ns(), status)
 
     def forget_engine(self, name: str) -> None:
         """The engine is no target any more: from now on its GPUs are judged by their processes alone."""
@@ -265,6 +271,11 @@ class Settlement:
     def open_requests(self) -> int:
         """Requests whose end is not known."""
         return sum(live.ended_ns is None for live in self._tariff.live.values())
+
+    def in_flight(self) -> Mapping[tuple[str, str], int]:
+        """(engine, model) -> requests of sidecars that are under way there."""
+        under_way = (live for live in self._tariff.live.values() if live.ended_ns is None)
+        return Counter((live.engine, live.model or UNKNOWN_MODEL) for live in under_way)
 
     async def _give_up_silent(self) -> None:
         """End the open requests of sidecars that are gone: they would go on taking their engine's time for ever."""

@@ -1,6 +1,5 @@
 """Settings → a running sidecar: listener, pulses, shipper and admin, and their orderly end."""
 
-import gc
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.clock import BillClock
 from agent.core.ports import ConfigError
 from agent.doors.tls import ServerTls
-from agent.lifecycle import Health, every, until_signal
+from agent.lifecycle import Health, every, rest_from_collecting, until_signal
 from agent.sidecar.admin.admin import Parts, serve_admin
 from agent.sidecar.crowd.crowd import Crowd
 from agent.sidecar.forward import Forwarder
@@ -131,7 +130,7 @@ async def _work(
             engines = [pool.name for pool in sidecar.forwarder.upstreams.pools]
             log.info("sidecar_listening", listen=listening.shown, upstream=", ".join(engines), name=settings.shown_name)
             task_status.started(sidecar)
-            _rest_from_collecting()
+            rest_from_collecting()
             await stop.wait()
             await _drain(settings, listening, sidecar)
             await ship.drain(settings.ship_drain_seconds)
@@ -202,13 +201,6 @@ def _tenancy(settings: SidecarSettings) -> Tenancy:
         tenant_header=settings.tenant_header,
         trust_tenant_header=settings.trust_tenant_header,
     )
-
-
-def _rest_from_collecting() -> None:
-    """What is there now stays until the end, and a request leaves no cycles behind: look for garbage less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def raised_descriptors() -> int:

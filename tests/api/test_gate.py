@@ -44,6 +44,7 @@ MAY: dict[str, set[str]] = {
     "/api/v1/status/buildinfo": METRICS,
     "/api/v1/doctor": METRICS,
     "/api/v1/slots": METRICS,
+    "/api/v1/engines": METRICS,
     "/api/v1/cost/report": COST,
     "/api/v1/cost/requests/{id}": COST,
     "/api/v1/cost/reconcile": {"cost", "reader", "all"},
@@ -77,7 +78,7 @@ async def refused(api: Api, method: str, path: str, status: int, headers: dict[s
         for secret in ("Traceback", "gpu-node-17", str(Path.cwd()), ".py"):
             assert secret not in text
         body = await answer.json(content_type=None)
-        prometheus = re.match(r"/api/v1/(?!cost|ingest|doctor|slots)", path)
+        prometheus = re.match(r"/api/v1/(?!cost|ingest|doctor|slots|engines)", path)
         wanted = {"status", "errorType", "error"} if prometheus else {"type", "title", "status", "detail", "remedy"}
         assert body.keys() == wanted
         assert answer.content_type == ("application/json" if prometheus else "application/problem+json")

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from agent.api.history_view import QUERIES, STEP_MS, WINDOW_MS, ChartCache, chart_caches, frame_for, latest
+from agent.api.history_view import LATEST_MS, QUERIES, STEP_MS, WINDOW_MS, ChartCache, chart_caches, frame_for, latest
 from agent.core.catalogue import BY_NAME
 from agent.core.metrics.promql import parse
 from tests.support.api import WaveQueries
@@ -72,3 +72,14 @@ def test_every_query_is_promql_over_metrics_and_labels_of_the_catalogue(name: st
     found = BY_NAME[metric.removesuffix("_bucket")]
     assert set(labels) <= set(found.labels)
     assert ("_bucket" in metric) == (found.type == "histogram")
+
+
+def test_a_longer_window_than_before_is_asked_anew():
+    queries = WaveQueries()
+    cache = ChartCache(*QUERIES["requests"])
+    (short, *_) = cache.refresh(queries, NOW_MS, LATEST_MS).values()
+    assert len(short) == LATEST_MS // STEP_MS + 1
+    (whole, *_) = cache.refresh(queries, NOW_MS).values()
+    assert len(whole) == WINDOW_MS // STEP_MS + 1
+    (short, *_) = cache.refresh(queries, NOW_MS + STEP_MS, LATEST_MS).values()
+    assert len(short) == LATEST_MS // STEP_MS + 1

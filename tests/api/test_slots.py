@@ -1,6 +1,8 @@
 import aiohttp
+from msgspec.structs import replace
 
 from agent.core.cost.present import PresentSlot
+from agent.core.readings import EngineSnapshot, EngineStatus
 from agent.core.workloads import Workload
 from tests.support.api import node, served
 
@@ -37,3 +39,21 @@ async def test_what_is_known_of_each_slot() -> None:
         "held_no_process",
         "held_free",
     )
+
+
+async def test_a_slot_of_an_engine_that_is_one_of_several() -> None:
+    status = EngineStatus(engine="decode", kind="vllm", url="", state="ready", role="decode", service="chat")
+    slot = replace(SLOT, state="loaded_idle", reason="process", engines=("decode", "gone"), groups=("10.0.0.1:29500",))
+    services = node(slots=lambda: [slot, SLOT])
+    services.board.engines["decode"] = EngineSnapshot(status=status)
+    async with (
+        served(services) as address,
+        aiohttp.ClientSession(address) as session,
+        session.get("/api/v1/slots") as answer,
+    ):
+        found = await answer.json()
+    names = ("engines", "groups", "roles", "services")
+    assert [[one[name] for name in names] for one in found] == [
+        [["decode", "gone"], ["10.0.0.1:29500"], ["decode"], ["chat"]],
+        [[], [], [], []],
+    ]

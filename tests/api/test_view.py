@@ -1,30 +1,8 @@
 import pytest
 
-from agent.api.charts import Frame
-from agent.api.history_view import QUERIES
 from agent.api.services import AlertView, GroupView, RuleView
-from agent.api.view import alert_cards, engine_cards, rule_chips
-from tests.support.api import NOW_NS, NS, engine, rule_group
-
-FRAME = Frame(0, 600_000, 5_000)
-NO_CHARTS = {name: {} for name in QUERIES}
-
-
-def test_engines_are_shown_when_watched_and_when_only_seen_by_the_sidecar():
-    charts = {**NO_CHARTS, "requests": {("seen",): [(600_000, 2.0)]}}
-    cards = engine_cards({"chat": engine("chat")}, charts, FRAME)
-    assert [(card.name, card.state) for card in cards] == [("chat", "ready"), ("seen", "seen by the sidecar")]
-    assert [fact.value for fact in cards[0].facts] == ["14", "2", "62\u202f%"]
-    assert [fact.value for fact in cards[1].facts] == ["—", "—", "—"]
-    assert cards[0].charts[0].note == "no data yet"
-    assert cards[1].charts[0].note == ""
-
-
-def test_failures_are_drawn_only_when_there_are_any():
-    both = {"requests": {("e",): [(600_000, 2.0)]}, "failures": {("e",): [(600_000, 0.0)]}}
-    assert len(engine_cards({}, {**NO_CHARTS, **both}, FRAME)[0].charts[0].legend) == 1
-    both["failures"]["e",] = [(600_000, 1.0)]
-    assert len(engine_cards({}, {**NO_CHARTS, **both}, FRAME)[0].charts[0].legend) == 2
+from agent.api.view import alert_cards, rule_chips
+from tests.support.api import NOW_NS, NS, rule_group
 
 
 def test_firing_comes_first_and_the_worst_of_it():

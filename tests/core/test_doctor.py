@@ -1,4 +1,5 @@
-from agent.core.doctor import Finding, examine
+from agent.core.doctor import examine
+from agent.core.findings import Finding
 from agent.core.gpu_readings import GpuActivity, GpuDetails, GpuReading, GpuSnapshot
 from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus
 from agent.core.workloads import Attribution, Feature
@@ -75,6 +76,11 @@ def test_the_worst_comes_first() -> None:
         " no profiling ratios",
         " does not offer",
     ]
+
+
+def test_what_nobody_misses_here_is_a_note() -> None:
+    feature = Feature(name="kubernetes_pods", enabled=False, reason="this is not a pod", expected=False)
+    assert ("note", "kubernetes pods: this is not a pod") in texts(examine(snapshot(WELL), None, {}, (feature,)))
 
 
 def test_no_reading_no_driver_and_no_gpu_are_three_things() -> None:

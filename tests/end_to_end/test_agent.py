@@ -197,7 +197,9 @@ def test_a_real_prometheus_scrapes_it_without_a_warning(tmp_path: Path) -> None:
         )
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
         scrape = {"job_name": "engineroom", "static_configs": [{"targets": [f"127.0.0.1:{running.api}"]}]}
-        rules = [str(ROOT / "alert-rules" / name) for name in ("node.yaml", "gpu.yaml", "delivery.yaml")]
+        rules = [
+            str(ROOT / "alert-rules" / name) for name in ("node.yaml", "engines.yaml", "gpu.yaml", "delivery.yaml")
+        ]
         file = tmp_path / "prometheus.yml"
         file.write_text(
             json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape], "rule_files": rules})

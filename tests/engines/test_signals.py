@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from agent.core.metrics.exposition import Exposition
 from agent.core.readings import EngineReading, Histogram
+from agent.engines import signals
 from agent.engines.contract import About, Origin
 from agent.engines.signals import SignalMap, Source, read_signals
 
@@ -43,6 +44,11 @@ def test_absent_is_none_and_zero_is_zero() -> None:
     assert reading.requests_running == 0
     assert (reading.requests_waiting, reading.tokens_total, reading.requests_total) == (None, None, None)
     assert reading.queue_seconds is None
+
+
+def test_what_cannot_be_a_count_is_absent() -> None:
+    assert read('new_running{model="m"} -3\n') == []
+    assert one('new_running{model="m",engine="0"} -3\nnew_running{model="m",engine="1"} 2\n').requests_running == 2
 
 
 def test_first_source_that_has_a_value_wins_for_each_model() -> None:
@@ -108,6 +114,14 @@ def test_histograms_of_ranks_are_added() -> None:
     assert one(page).queue_seconds == Histogram(bounds=(1,), counts=(21, 42), sum=None)
 
 
+def test_rank_that_lost_its_buckets_makes_the_whole_unknown() -> None:
+    page = histogram_page("queue_seconds", {"1": 1, "+Inf": 2}, 3, engine="0") + histogram_page(
+        "queue_seconds", {"1": 1, "+Inf": 2}, 3, model="n"
+    )
+    page += 'queue_seconds_sum{model="m",engine="1"} 3\n'
+    assert [r.model for r in read(page)] == ["n"]
+
+
 def test_histograms_of_different_bounds_are_never_added() -> None:
     page = histogram_page("queue_seconds", {"1": 1, "+Inf": 2}, 3, engine="0")
     page += histogram_page("queue_seconds", {"2": 10, "+Inf": 20}, 30, engine="1")
@@ -118,6 +132,92 @@ def test_what_is_no_cumulative_histogram_is_absent() -> None:
     for buckets in ({"1": 5, "+Inf": 2}, {"1": 1, "2": 2}, {"1": float("nan"), "+Inf": 2}, {"x": 1, "+Inf": 2}):
         assert read(histogram_page("queue_seconds", buckets, 1)) == []
     assert read('queue_seconds_sum{model="m"} 3\n') == []
+
+
+RANKS = ("pid", "tp")
+PARTS = SignalMap(
+    kind="test",
+    model_label="model",
+    role_label="does",
+    values={
+        "requests_waiting": (Source("queue", "gauge", where={"priority": ("",)}, plus=(Source("grammar", "gauge"),)),),
+        "requests_running": (Source("running", "gauge", repeated_over=RANKS),),
+    },
+    requests={"error": (Source("http_total", "counter", where={"code": ("500",)}),)},
+    histograms={"queue_seconds": (Source("waited", "histogram", repeated_over=RANKS),)},
+)
+
+
+def parts(page: str, about: About | None = None) -> list[EngineReading]:
+    origin = Origin(engine="e", url="u", read_at_ns=1, about=about or About())
+    return read_signals(PARTS, Exposition().parse(page.encode()), origin)
+
+
+def test_series_without_a_label_can_be_asked_for() -> None:
+    page = 'queue{model="m"} 5\nqueue{model="m",priority="1"} 3\nqueue{model="m",priority="2"} 2\n'
+    assert [r.requests_waiting for r in parts(page)] == [5.0]
+
+
+def test_what_counts_something_else_is_added_where_there_is_a_value() -> None:
+    page = 'queue{model="a"} 1\ngrammar{model="a"} 2\ngrammar{model="b"} 4\n'
+    assert {r.model: r.requests_waiting for r in parts(page)} == {"a": 3.0}
+
+
+def test_histograms_that_tell_the_same_count_once_the_fullest() -> None:
+    page = "".join(
+        histogram_page("waited", {"1": n, "+Inf": n + 1}, n, tp=str(tp), dp=str(dp))
+        for n, tp, dp in ((1, 0, 0), (4, 1, 0), (10, 2, 1), (9, 3, 1))
+    )
+    (reading,) = parts(page)
+    assert reading.queue_seconds == Histogram(bounds=(1,), counts=(14, 16), sum=14)
+    broken = page + histogram_page("waited", {"1": 5, "+Inf": 2}, 1, tp="4", dp="1")
+    assert parts(broken) == []  # one that is none: nobody knows what the others are
+
+
+def test_series_that_name_no_model_belong_to_the_only_one() -> None:
+    page = 'http_total{code="500"} 3\n'
+    assert [(r.model, r.requests_total) for r in parts(page)] == [("unknown", {"error": 3.0})]
+    page += 'running{model="a"} 1\n'
+    assert [(r.model, r.requests_total) for r in parts(page, About(model="other"))] == [("a", {"error": 3.0})]
+    page += 'running{model="b"} 1\n'
+    assert {r.model for r in parts(page, About(model="other"))} == {"a", "b", "other"}
+    assert {r.model: r.requests_total for r in parts(page, About(model="b"))} == {"a": None, "b": {"error": 3.0}}
+
+
+def test_what_is_named_wins_over_what_is_not() -> None:
+    page = 'http_total{code="500"} 3\nhttp_total{code="500",model="a"} 4\nrunning 9\nrunning{model="a"} 1\n'
+    assert [(r.model, r.requests_total, r.requests_running) for r in parts(page)] == [("a", {"error": 4.0}, 1.0)]
+
+
+def test_role_is_told_by_any_series() -> None:
+    page = 'running{model="a",does="prefill"} 1\nrunning{model="b",does="decode"} 1\nrunning{model="c",does="x"} 1\n'
+    assert {r.model: r.role for r in parts(page)} == {"a": "prefill", "b": "decode", "c": None}
+
+
+def test_pages_one_after_the_other_do_not_mix() -> None:
+    exposition, origin = Exposition(), Origin(engine="e", url="page", read_at_ns=1)
+
+    def now(page: str) -> dict[str, float | None]:
+        return {r.model: r.requests_running for r in read_signals(PARTS, exposition.parse(page.encode()), origin)}
+
+    first = 'running{model="a",tp="0"} 1\nrunning{model="a",tp="1"} 2\n'
+    assert now(first) == {"a": 2.0}
+    assert now(first.replace(" 2", " 7")) == {"a": 7.0}
+    assert now(first.replace('"a"', '"b"')) == {"b": 2.0}
+    assert now(first.replace('tp="1"', 'dp="1"')) == {"a": 3.0}
+    assert now(first + 'running{model="c"} 9\n') == {"a": 2.0, "c": 9.0}
+    assert now("other 1\n") == {}
+    assert now(first) == {"a": 2.0}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for at in range(signals.MOST_ARRANGED + 10):
+        place = Origin(engine="e", url=f"u{at}", read_at_ns=1)
+        assert len(read_signals(PARTS, SCRAPE, place)) == 1
+    assert len(signals._ARRANGED) <= signals.MOST_ARRANGED
+
+
+SCRAPE = Exposition().parse(b'running{model="a"} 1\n')
 
 
 @given(st.dictionaries(st.integers(0, 5), st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1))

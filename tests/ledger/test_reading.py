@@ -209,6 +209,27 @@ async def test_idle_time_of_a_part_of_a_gpu_stays_with_that_part(ledger: Ledger)
     assert by(spread, *names) == stays | {("MIG-a", "request", ""): (30, 300)}
 
 
+async def test_a_report_by_group_holds_every_engine_of_it(ledger: Ledger) -> None:
+    group = {"group": "10.0.0.1:29500"}
+    entries = {
+        place("request", engine="leader", tenant="acme", outcome="ok", **group): Amount(30 * NS, 300, 1),
+        place("unattributed", gpu="GPU-1", engine="worker", reason="group_worker", **group): Amount(40 * NS, 400),
+        place("loaded_idle", gpu="GPU-1", engine="worker", reason="group_idle", **group): Amount(20 * NS, 200),
+        place("other_workload", reason="process"): Amount(30 * NS, 300),
+    }
+    await write(ledger, [account(prices=book()), account("GPU-1", book())], entries, T0 + MINUTE)
+    window = {"start_ns": T0, "end_ns": T0 + MINUTE}
+    assert by(await ledger.report(ReportQuery(**window, aggregate=("group",))), "group") == {
+        "10.0.0.1:29500": (90, 900),
+        "": (30, 300),
+    }
+    found = await ledger.report(ReportQuery(**window, aggregate=("group", "state"), basis="allocation"))
+    assert by(found, "group", "state") == {
+        ("10.0.0.1:29500", "request"): (60, 600),
+        ("10.0.0.1:29500", "unattributed"): (60, 600),  # what a worker was idle is spread over what it worked
+    }
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([None, 60, 120, 180]))
 async def test_allocation_moves_everything_and_loses_nothing(

@@ -82,6 +82,31 @@ def test_what_was_booked_before_there_were_slots_is_of_the_whole_gpu(tmp_path: P
     engine.dispose()
 
 
+@pytest.mark.parametrize("version", [one for one in KNOWN if one != HEAD])
+def test_what_was_booked_before_there_were_groups_is_of_none(tmp_path: Path, version: str) -> None:
+    """From every version that was ever released, with what it knew."""
+    engine = connect(tmp_path / "ledger.sqlite")
+    upgrade(engine, version)
+    values = {"bucket_ns": 60, "account_ns": 1, "state": "request", "engine": "vllm", "model": "llama"}
+    values |= {"tenant": "acme", "outcome": "ok", "gpu_ns": 5, "nano": 50, "requests": 1}
+    values |= {"input_tokens": 2, "output_tokens": 3}
+    if version >= "0003":
+        values |= {"slot": "MIG-a", "reason": "process"}
+    booked = [values | {"gpu": "GPU-0"}, values | {"gpu": "GPU-1", "tenant": ""}]
+    with engine.begin() as connection:
+        for row in booked:
+            names, marks = ", ".join(row), ", ".join("?" * len(row))
+            connection.exec_driver_sql(f"INSERT INTO entries ({names}) VALUES ({marks})", tuple(row.values()))
+    migrate(engine, tmp_path / "ledger.sqlite")
+    with engine.begin() as connection:
+        rows = [dict(row) for row in connection.execute(select(entries)).mappings()]
+        tables = set(inspect(connection).get_table_names())
+    assert [row["engine_group"] for row in rows] == ["", ""]
+    assert all(old.items() <= row.items() for old, row in zip(booked, rows, strict=True))
+    assert tables == {table.name for table in metadata.sorted_tables} | {"alembic_version"}
+    engine.dispose()
+
+
 def test_every_commit_is_on_disk(tmp_path: Path) -> None:
     engine = connect(tmp_path / "ledger.sqlite")
     with engine.begin() as connection:

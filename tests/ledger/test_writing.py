@@ -47,6 +47,12 @@ async def test_entries_of_steps_add_up_and_corrections_take_away(ledger: Ledger)
     assert [(row["step"], row["through_ns"]) for row in rows(ledger, node_state)] == [(4, T0 + 4 * NS)]
 
 
+async def test_groups_of_one_engine_are_entries_of_their_own(ledger: Ledger) -> None:
+    await ledger.settle(step(1, entries={PLACE: Amount(7, 70), PLACE._replace(group="g"): Amount(5, 50)}))
+    await ledger.settle(step(2, entries={PLACE._replace(group="g"): Amount(1, 10)}))
+    assert {row["engine_group"]: row["gpu_ns"] for row in rows(ledger, entries)} == {"": 7, "g": 6}
+
+
 @pytest.mark.parametrize("number", [0, 2, 9])
 async def test_a_step_of_another_writer_changes_nothing(ledger: Ledger, number: int) -> None:
     await ledger.settle(step(1, entries={PLACE: Amount(gpu_ns=7, nano=70)}))

@@ -68,6 +68,17 @@ def test_an_engine_that_goes_down_ends_its_series_at_once() -> None:
     assert ask(p, "engineroom_llm_up") == [0]
 
 
+def test_an_engine_that_is_watched_no_more_is_nowhere() -> None:
+    p = publisher()
+    p.on_engine(EngineSnapshot(status=UP), (RAW,))
+    p.forget_engine("e")
+    assert ask(p, "vllm:num_requests_running") == []
+    assert ask(p, "engineroom_llm_up") == []
+    assert p.board.engines == {}
+    assert b"engineroom_llm_up{" not in render(p.samples())
+    p.forget_engine("e")  # once more, and one that nobody knows, is no error
+
+
 async def test_own_series_come_round_with_every_step() -> None:
     p = publisher()
     p.on_ended(

@@ -226,6 +226,23 @@ async def test_a_step_reads_the_clocks_itself():
     assert node.runner.statuses()[0].health == "ok"
 
 
+async def test_others_run_between_two_rules_and_new_rules_end_the_turn_of_the_old_ones():
+    text = "groups: [{name: g, rules: [{record: one, expr: '1'}, {record: two, expr: '2'}]}]"
+    node = Node(text)
+
+    async def reload() -> None:
+        assert [status.health for status in node.runner.statuses()] == ["ok", "unknown"]
+        node.runner.replace(parse_rule_file(text.replace("two", "three"), "f.yaml"), node.at_ms, 0)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(reload)
+        await node.runner.step()
+    assert [(status.name, status.health) for status in node.runner.statuses()] == [
+        ("one", "unknown"),
+        ("three", "unknown"),
+    ]
+
+
 def test_the_shipped_rules_load():
     assert {group.name for group in load_rules([])} >= {"gpu", "llm"}
 

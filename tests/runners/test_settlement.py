@@ -278,8 +278,10 @@ async def test_the_open_requests_of_a_silent_sidecar_are_lost_and_a_late_end_sti
     await bench.settlement.accept(sidecar.batch(heard, sidecar.start("r1", heard)))
     await bench.run(50, see)
     assert bench.settlement.open_requests == 1
+    assert list(bench.settlement.in_flight().values()) == [1]
     await bench.run(30, see)
     assert bench.settlement.open_requests == 0
+    assert bench.settlement.in_flight() == {}
     late = bench.clock.at_ns
     await bench.settlement.accept(sidecar.batch(late, sidecar.end(record("r1", heard, heard + NS))))
     await bench.run(10, see)

@@ -1,6 +1,9 @@
 """A small HTTP server for tests that answers as told: well, badly, slowly, or not at all."""
 
 import asyncio
+import socket
+import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,6 +51,33 @@ def drip(body: bytes, seconds: float) -> Reply:
     return reply
 
 
+async def held(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """No answer at all, until the client goes."""
+    await reader.read()
+
+
+async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A page that never ends, as fast as it is read."""
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunk = b"vllm:a 1\n" * 7000
+    while True:
+        writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        await writer.drain()
+
+
+def reset(body: bytes) -> Reply:
+    """A promised body, of which this much comes; then the connection is reset."""
+
+    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + body)
+        await writer.drain()
+        peer = writer.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    return reply
+
+
 @dataclass
 class ToldServer:
     """`replies` maps a path to what happens there; other paths answer 404. `asked` lists the paths in order."""
@@ -63,8 +93,10 @@ class ToldServer:
 
 
 @asynccontextmanager
-async def told_server(replies: dict[str, Reply] | None = None, port: int = 0) -> AsyncIterator[ToldServer]:
-    """Serve on a free loopback port until the body ends."""
+async def told_server(
+    replies: dict[str, Reply] | None = None, port: int = 0, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ToldServer]:
+    """Serve on a free loopback port until the body ends. `tls`: the server's certificate; then the url is https."""
     told = ToldServer("", replies or {})
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +111,7 @@ async def told_server(replies: dict[str, Reply] | None = None, port: int = 0) ->
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
-    told.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
+    told.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield told

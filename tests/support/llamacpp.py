@@ -73,6 +73,8 @@ def llama_server(folder: Path, *, metrics: bool = True) -> Iterator[LlamaServer]
 def _serve(model: str, metrics: bool) -> None:
     import xllamacpp
 
+    # Its command line is Python's: by this name, which everybody may read, it is recognised as what it is.
+    Path("/proc/self/comm").write_text("llama-server")
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.model_alias = {MODEL} if isinstance(params.model_alias, set) else MODEL

@@ -22,13 +22,13 @@ import pytest
 
 from agent.clock import boot_ns
 from tests.support.components import need
+from tests.support.vllm_model import END, write_model
 
 MODEL = "tiny"
 TOKENS = 8
 PATIENCE_SECONDS = 30
-_WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "hello": 3, "user": 4, "assistant": 5, "there": 6, "you": 7, "all": 8}
-_END = 2
 _ADD, _ABORT = b"\x00", b"\x01"
+_QUEUED, _SCHEDULED = 1, 2
 _encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 _READY: dict[str, Any] = {
     "max_model_len": 2048,
@@ -60,16 +60,45 @@ _READY: dict[str, Any] = {
     "coordinator_input_address": None,
     "coordinator_output_address": None,
 }
+_QUIET: dict[str, Any] = {
+    "num_skipped_waiting_reqs": 0,
+    "num_kv_fetch_reqs_by_stage": {},
+    "step_counter": 0,
+    "current_wave": 0,
+    "iteration_details": None,
+    "connector_prefix_cache_stats": None,
+    "kv_cache_eviction_events": [],
+    "spec_decoding_stats": None,
+    "kv_connector_stats": None,
+    "ec_connector_stats": None,
+    "waiting_lora_adapters": {},
+    "running_lora_adapters": {},
+    "cudagraph_stats": None,
+    "perf_stats": None,
+}
 
 
 @dataclass
 class VllmRs:
-    """A running front end. `aborted`: ids of requests that it told the core to give up."""
+    """A running front end. `aborted`: ids of requests that it told the core to give up.
+
+    `first_seconds` is how long the core takes for the first token. With `caches` it finds again what it has read: all
+    but the last token of a prompt that came before; `cached` counts those tokens.
+    """
 
     url: str
+    first_seconds: float = 0.0
+    caches: bool = False
+    cached: int = 0
     held: threading.Event = field(default_factory=threading.Event)  # clear: the core stops before the last token
     aborted: set[str] = field(default_factory=set)
     news: threading.Condition = field(default_factory=threading.Condition)
+
+    def metrics(self) -> bytes:
+        """Its metrics page."""
+        with urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            page: bytes = answer.read()
+            return page
 
     def until_aborted(self, count: int) -> None:
         """Wait until so many requests were given up. Raises `TimeoutError`."""
@@ -79,7 +108,10 @@ class VllmRs:
 
 
 class _Core:
-    """Answers each request with TOKENS tokens, one at a time, the same for the same request."""
+    """Answers each request with TOKENS tokens, one at a time, the same for the same request.
+
+    How many requests run, wait and what the cache gave it says with each token, as a scheduler does.
+    """
 
     def __init__(self, server: VllmRs, into: int, out: int) -> None:
         import zmq
@@ -92,7 +124,9 @@ class _Core:
         self._said = self._context.socket(zmq.PUSH)
         self._said.connect(f"tcp://127.0.0.1:{out}")
         self._asked.send(_encode(_READY))
-        self._waiting: list[list[Any]] = []
+        self._due: list[tuple[int, list[Any]]] = []  # when its first token is ready, and the request
+        self._waiting: list[list[Any]] = []  # for their last token
+        self._prompts: set[tuple[int, ...]] = set()
         self._stopped = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -106,77 +140,69 @@ class _Core:
 
     def _run(self) -> None:
         while not self._stopped:
-            if self._asked.poll(5):
+            if self._asked.poll(5 if not self._due else 1):
                 kind, *frames = self._asked.recv_multipart()
                 if kind == _ADD:
-                    self._begin(_decode(frames[0]))
+                    self._due.append((boot_ns() + int(self._server.first_seconds * 1e9), _decode(frames[0])))
                 elif kind == _ABORT:
-                    with self._server.news:
-                        self._server.aborted.update(map(str, _decode(frames[0])))
-                        self._server.news.notify_all()
+                    self._give_up(set(map(str, _decode(frames[0]))))
+            ready = [request for due, request in self._due if due <= boot_ns()]
+            self._due = [one for one in self._due if one[1] not in ready]
+            for request in ready:
+                self._begin(request)
             if self._server.held.is_set():
-                for request in self._waiting:
-                    self._token(request[0], _END, finish=0)
-                self._waiting.clear()
+                while self._waiting:
+                    self._token(self._waiting.pop(0)[0], END, finish=0)
+
+    def _give_up(self, names: set[str]) -> None:
+        self._due = [one for one in self._due if one[1][0] not in names]
+        self._waiting = [request for request in self._waiting if request[0] not in names]
+        self._say([], None)
+        with self._server.news:
+            self._server.aborted |= names
+            self._server.news.notify_all()
 
     def _begin(self, request: list[Any]) -> None:
-        name, prompt = request[0], request[1]
+        name, prompt = request[0], tuple(request[1])
+        cached = len(prompt) - 1 if self._server.caches and prompt in self._prompts else 0
+        self._prompts.add(prompt)
+        self._server.cached += cached
         told = {
             "num_prompt_tokens": len(prompt),
-            "num_computed_tokens": len(prompt),
-            "num_cached_tokens": 0,
-            "num_local_cached_tokens": 0,
+            "num_computed_tokens": len(prompt) - cached,
+            "num_cached_tokens": cached,
+            "num_local_cached_tokens": cached,
             "num_external_cached_tokens": 0,
             "num_cache_creation_tokens": 0,
         }
+        self._waiting.append(request)
         for number in range(TOKENS - 1):
             word = 6 + number % 3
             self._token(name, word, told=told if number == 0 else None)
-        self._waiting.append(request)
 
     def _token(self, name: str, token: int, *, finish: int | None = None, told: dict[str, int] | None = None) -> None:
-        output = [name, [token], None, None, None, finish]
+        output: list[Any] = [name, [token], None, None, None, finish]
         if told is not None:
-            output += [None, None, None, None, told]
-        self._said.send(_encode([0, [output], None, boot_ns() / 1e9]))
+            now = boot_ns() / 1e9
+            events = [{"type": kind, "timestamp": now} for kind in (_QUEUED, _SCHEDULED)]
+            output += [None, events, None, None, None, told]
+        self._say([output], told)
 
+    def _say(self, outputs: list[Any], told: dict[str, int] | None) -> None:
+        self._said.send(_encode([0, outputs, self._state(told), boot_ns() / 1e9]))
 
-def write_model(folder: Path) -> Path:
-    """A model's folder as far as a front end reads it."""
-    folder.mkdir()
-    special = [{"id": at, "content": word, "special": True} for word, at in _WORDS.items() if word.startswith("<")]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    files: dict[str, Any] = {
-        "config.json": {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "num_hidden_layers": 2,
-            "vocab_size": len(_WORDS),
-            "max_position_embeddings": 2048,
-            "bos_token_id": 1,
-            "eos_token_id": _END,
-        },
-        "tokenizer.json": {
-            "version": "1.0",
-            "added_tokens": [one | flags for one in special],
-            "pre_tokenizer": {"type": "Whitespace"},
-            "model": {"type": "WordLevel", "vocab": _WORDS, "unk_token": "<unk>"},
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "unk_token": "<unk>",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "chat_template": "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant",
-        },
-    }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
+    def _state(self, told: dict[str, int] | None) -> dict[str, Any]:
+        """What a scheduler says with each step; `told` of a prompt that was read in this one."""
+        running = len(self._waiting)
+        queries, hits = (told["num_prompt_tokens"], told["num_cached_tokens"]) if told else (0, 0)
+        prefixes = {"reset": False, "requests": int(told is not None), "queries": queries, "hits": hits}
+        preempted = {"preempted_requests": 0, "preempted_queries": 0, "preempted_hits": 0, "hits_by_source": {}}
+        return _QUIET | {
+            "num_running_reqs": running,
+            "num_waiting_reqs": len(self._due),
+            "kv_cache_usage": running / 256,
+            "prefix_cache_stats": prefixes | preempted,
+        }
 
 
 def _listener(stack: ExitStack) -> socket.socket:

@@ -10,12 +10,19 @@ function swap(html) {
   const fresh = new DOMParser().parseFromString(html, "text/html");
   for (const section of fresh.body.children) {
     const shown = document.getElementById(section.id);
-    if (shown === null || shown.outerHTML === section.outerHTML) continue;
-    // A section in which the reader has marked text or set the focus stays as it is until they are done.
+    if (shown === null) continue;
+    // What the reader has unfolded stays so.
+    for (const part of shown.querySelectorAll("details[open]")) fresh.getElementById(part.id)?.setAttribute("open", "");
+    if (shown.outerHTML === section.outerHTML) continue;
+    // A section in which the reader has marked text or set the focus stays as it is until they are done; one that was
+    // only folded or unfolded goes on.
     const selection = getSelection();
     const reading = selection && !selection.isCollapsed && shown.contains(selection.anchorNode);
-    if (reading || shown.contains(document.activeElement)) continue;
+    const focus = shown.contains(document.activeElement) ? document.activeElement : null;
+    const folded = focus?.localName === "summary" ? focus.parentElement.id : "";
+    if (reading || (focus && !fresh.getElementById(folded))) continue;
     shown.replaceWith(document.adoptNode(section));
+    if (folded) document.getElementById(folded).querySelector("summary").focus({ preventScroll: true });
   }
 }
 

@@ -48,11 +48,11 @@ class Closed:
         amount.nano += nano
 
     def book_request(
-        self, request: Live, account: Account, bucket_ns: int, slot: tuple[str, str], gpu_ns: int, nano: int
+        self, request: Live, account: Account, bucket_ns: int, slot: tuple[str, str, str], gpu_ns: int, nano: int
     ) -> None:
         """Add to the entry of a request, and to its own cost. While it runs, its outcome is `IN_FLIGHT`.
 
-        `slot`: which one, and why it counts as its engine's.
+        `slot`: which one, why it counts as its engine's, and the engine's group.
         """
         outcome, engine = request.outcome or IN_FLIGHT, request.engine
         place = (bucket_ns, account.gpu, account.from_ns, "request", engine, request.model, request.tenant, outcome)

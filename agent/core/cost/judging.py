@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from math import lcm
 
+from agent.core.cost.holding import engines_by_holder, is_hidden
 from agent.core.cost.replicas import judge_shares
 from agent.core.cost.reports import SlotReason, SlotState
 from agent.core.cost.seen import IN_USE, NO_PLACE, EngineSeen, GpuSeen, Held, Place, SlotSeen, belongs
-from agent.core.cost.views import Claim, Owner, SlotView
+from agent.core.cost.views import Claim, Owner, SlotView, why_owned
 from agent.core.readings import EngineState
+from agent.core.workloads import Workload
 
 UP: tuple[EngineState, ...] = ("starting", "ready", "not_ready", "unknown_format")
 SERVING: tuple[EngineState, ...] = ("ready", "unknown_format")
@@ -25,22 +27,28 @@ def missing(gpu: str) -> tuple[SlotView, ...]:
     return (SlotView(gpu, 1, "broken", "missing"),)
 
 
-def judge(gpu: GpuSeen, engines: Mapping[str, EngineSeen], held: Held) -> tuple[SlotView, ...]:
-    """The slots of one GPU; `engines` in the order of their names. Every part of the GPU is in exactly one of them."""
+def judge(
+    gpu: GpuSeen, engines: Mapping[str, EngineSeen], held: Held, working: frozenset[str] = frozenset()
+) -> tuple[SlotView, ...]:
+    """The slots of one GPU; `engines` in the order of their names. Every part of the GPU is in exactly one of them.
+
+    `working`: groups of engines that show work on this node, see `agent.core.cost.groups`.
+    """
     if gpu.state is not None:
         return (SlotView(gpu.uuid, 1, gpu.state, gpu.reason),)
     parts = []
     for slot in gpu.slots:
-        claims = _claims(gpu, slot, engines)
+        claims = _claims(gpu, slot, engines, working)
         if not held.known:
             parts.append([_judge_whole(slot, claims, NO_PLACE, held)])
             continue
         place = held.places.get(slot.id, NO_PLACE)
         slot = _without_servers(slot, place)
+        given = {} if claims else _given(slot, place, engines, held, working)
         if not 1 < place.replicas <= MOST_SHARES:
-            parts.append([_judge_whole(slot, claims, place, held)])
+            parts.append([_judge_whole(slot, claims or list(given.values()), place, held)])
         else:
-            parts.append(judge_shares(slot, claims, place))
+            parts.append(judge_shares(slot, claims, place, given))
     scale = lcm(*map(len, parts))
     views = [view._replace(weight=view.weight * scale // len(part)) for part in parts for view in part]
     if gpu.rest:
@@ -48,7 +56,14 @@ def judge(gpu: GpuSeen, engines: Mapping[str, EngineSeen], held: Held) -> tuple[
     return tuple(views)
 
 
-def _claims(gpu: GpuSeen, slot: SlotSeen, engines: Mapping[str, EngineSeen]) -> list[Claim]:
+def _owner(name: str, engine: EngineSeen, working: frozenset[str]) -> Owner:
+    if not engine.is_worker:
+        return Owner(name, engine.state in SERVING, engine.group)
+    # Nobody can ask a worker whether it is ready: all that is known is that it still starts.
+    return Owner(name, engine.state != "starting", engine.group, (engine.group or name) in working)
+
+
+def _claims(gpu: GpuSeen, slot: SlotSeen, engines: Mapping[str, EngineSeen], working: frozenset[str]) -> list[Claim]:
     found = []
     for name, engine in engines.items():
         here = engine.pids & slot.pids if slot.pids else frozenset[int]()
@@ -62,9 +77,25 @@ def _claims(gpu: GpuSeen, slot: SlotSeen, engines: Mapping[str, EngineSeen]) -> 
                 continue
         elif not here:
             continue
-        # Down, but its configured slot is in use: an engine that loads its model has not opened its port yet.
-        if engine.state in UP or (configured and slot.evidence in IN_USE):
-            found.append(Claim(Owner(name, engine.state in SERVING), configured, here))
+        # Down, but its process is there (it hangs), or its configured slot is in use (it loads its model, and its port
+        # is not open yet).
+        if engine.state in UP or here or (configured and slot.evidence in IN_USE):
+            found.append(Claim(_owner(name, engine, working), configured, here))
+    return found
+
+
+def _given(
+    slot: SlotSeen, place: Place, engines: Mapping[str, EngineSeen], held: Held, working: frozenset[str]
+) -> dict[Workload, Claim]:
+    """Holder of the slot -> the engine that runs in it, where nobody can say whose the processes on the slot are."""
+    if not place.holders or not is_hidden(slot, place, held):
+        return {}
+    found = {}
+    names = engines_by_holder(engines, held)
+    for _, holder in place.holders:
+        name = names.get(holder)
+        if name is not None and (engines[name].state in UP or slot.evidence in IN_USE):
+            found[holder] = Claim(_owner(name, engines[name], working), False, frozenset())
     return found
 
 
@@ -78,10 +109,16 @@ def _without_servers(slot: SlotSeen, place: Place) -> SlotSeen:
 def _judge_whole(slot: SlotSeen, claims: list[Claim], place: Place, held: Held) -> SlotView:
     holders = tuple(workload for _, workload in place.holders)
     if claims:
-        reason: SlotReason = "configured" if any(claim.configured for claim in claims) else "process"
-        return SlotView(slot.id, slot.weight, None, reason, tuple(claim.owner for claim in claims), holders)
+        owners = tuple(dict.fromkeys(claim.owner for claim in claims))
+        return SlotView(slot.id, slot.weight, None, why_owned(owners, _why_claimed(claims)), owners, holders)
     state, reason = _without_engine(slot, place, held)
     return SlotView(slot.id, slot.weight, state, reason, (), holders)
+
+
+def _why_claimed(claims: list[Claim]) -> SlotReason:
+    if any(claim.configured for claim in claims):
+        return "configured"
+    return "process" if any(claim.pids for claim in claims) else "holding"
 
 
 def _without_engine(slot: SlotSeen, place: Place, held: Held) -> tuple[SlotState, SlotReason]:

@@ -21,6 +21,7 @@ class Booking(NamedTuple):
     outcome: str
     slot: str = ""  # the GPU itself, a MIG device or a share of one; '' where there is no GPU
     reason: str = ""
+    group: str = ""  # of an engine that runs over several nodes
 
 
 @dataclass(slots=True, eq=False)

@@ -37,6 +37,7 @@ class PresentSlot(Struct, frozen=True, kw_only=True):
     state: SlotState
     reason: SlotReason
     engines: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # of those of the engines that run over several nodes
     holders: tuple[Workload, ...] = ()
     memory_total_bytes: int | None = None
     memory_free_bytes: int | None = None
@@ -80,6 +81,7 @@ def _of_gpu(tariff: Tariff, uuid: str, views: tuple[SlotView, ...], gpu: GpuRead
             state=state,
             reason=view.reason,
             engines=tuple([owner.engine for owner in view.owners]),
+            groups=tuple(sorted({owner.group for owner in view.owners if owner.group})),
             holders=view.holders,
             memory_total_bytes=total,
             memory_free_bytes=free,
@@ -102,7 +104,7 @@ def _engine_state(tariff: Tariff, owners: Sequence[Owner]) -> SlotState:
     counts = [tariff.running_of(owner.engine) for owner in owners]
     if any(proxied for proxied, _ in counts):
         return "request"
-    if any(running for _, running in counts):
+    if any(running for _, running in counts) or any(owner.works for owner in owners):
         return "unattributed"
     return "loaded_idle" if any(owner.ready for owner in owners) else "warmup"
 

@@ -4,29 +4,33 @@ A share belongs to its holder. Which processes are the holder's is told by their
 not known are dealt out, engine by engine, over the held shares that have no process of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.core.cost.reports import SlotReason, SlotState
 from agent.core.cost.seen import IN_USE, Place, SlotSeen, belongs
-from agent.core.cost.views import Claim, SlotView
+from agent.core.cost.views import Claim, SlotView, why_owned
 from agent.core.workloads import Workload
 
 Party = Claim | None
 """An engine, or (None) processes that are no engine's."""
 
 
-def judge_shares(slot: SlotSeen, claims: Sequence[Claim], place: Place) -> list[SlotView]:
+def judge_shares(
+    slot: SlotSeen, claims: Sequence[Claim], place: Place, given: Mapping[Workload, Claim] | None = None
+) -> list[SlotView]:
     """One view for each share, in order of their numbers; each with the weight of the whole slot.
 
-    A share's id is the slot's with its number, as the device plugin writes it: ``GPU-...::0``.
+    A share's id is the slot's with its number, as the device plugin writes it: ``GPU-...::0``. `given`: holder -> the
+    engine that runs in it, where nobody can say whose the processes are.
     """
+    given = given or {}
     holders = _by_number(place)
     own = [_own_pids(slot, place, holder) for holder in holders]
     owned = {claim for pids in own for claim in claims if claim.pids & pids}
     left = [claim for claim in claims if claim not in owned]
     strangers = _strangers(slot, place)
     unknown = (slot.pids or frozenset()) - strangers - frozenset().union(*own)
-    waiting = [i for i, holder in enumerate(holders) if holder is not None and not own[i]]
+    waiting = [i for i, holder in enumerate(holders) if holder is not None and holder not in given and not own[i]]
     free = [i for i, holder in enumerate(holders) if holder is None]
 
     parties = _parties(slot, [claim for claim in left if not claim.pids or claim.pids & unknown], unknown)
@@ -39,10 +43,14 @@ def judge_shares(slot: SlotSeen, claims: Sequence[Claim], place: Place) -> list[
     dealt |= dict(zip(free, _deal(outside, len(free), repeat=False), strict=True))
 
     views = []
+    found: Sequence[Party]
+    reason: SlotReason
     for i, holder in enumerate(holders):
-        if own[i]:
-            found: Sequence[Party] = [claim for claim in claims if claim.pids & own[i]] or [None]
-            reason: SlotReason = "replica" if found[0] is not None else "process"
+        if holder is not None and holder in given and not own[i]:
+            found, reason = [given[holder]], "holding"
+        elif own[i]:
+            found = [claim for claim in claims if claim.pids & own[i]] or [None]
+            reason = "replica" if found[0] is not None else "process"
         else:
             found, reason = dealt[i], "not_allocated" if holder is None else "split_equal"
         views.append(_view(slot, i, holder, found, reason))
@@ -102,7 +110,7 @@ def _view(slot: SlotSeen, number: int, holder: Workload | None, found: Sequence[
     id_, holders = f"{slot.id}::{number}", () if holder is None else (holder,)
     owners = tuple(sorted(claim.owner for claim in found if claim is not None))
     if owners:
-        return SlotView(id_, slot.weight, None, reason, owners, holders)
+        return SlotView(id_, slot.weight, None, why_owned(owners, reason), owners, holders)
     state, why = _without_engine(slot, holder, bool(found), reason)
     return SlotView(id_, slot.weight, state, why, (), holders)
 

@@ -21,6 +21,9 @@ SlotReason = Literal[
     "configured",  # owned: the configuration says which engine's it is
     "process",  # owned: an engine's process is on it; other_workload: a process that is no engine's
     "replica",  # owned: the holder of this share runs the engine
+    "holding",  # owned: processes are hidden, and the only engine in the container that was given it is this one
+    "group_worker",  # unattributed: it works for an engine whose requests another node knows, or nobody
+    "group_idle",  # loaded_idle or warmup: the same, while nothing of its group works on this node
     "split_equal",  # several are on a shared slot, and nobody can say whose processes they are
     "memory",  # other_workload: processes are not listed, but more memory is in use than the driver's own
     "power",  # other_workload: neither processes nor memory are reported, but it is busy and draws power
@@ -38,7 +41,9 @@ SlotReason = Literal[
     "error",  # gap: it could not be read
     "not_watched",  # gap: no snapshot, or no driver
 ]
-Dimension = Literal["tenant", "model", "engine", "gpu", "gpu_model", "node", "state", "outcome", "slot", "reason"]
+Dimension = Literal[
+    "tenant", "model", "engine", "group", "gpu", "gpu_model", "node", "state", "outcome", "slot", "reason"
+]
 Basis = Literal["usage", "allocation"]
 
 

@@ -60,6 +60,9 @@ class EngineSeen(NamedTuple):
     state: EngineState
     pids: frozenset[int]
     gpus: frozenset[str]
+    is_worker: bool = False  # nobody here is told its requests: another node knows them, or it is out of reach
+    group: str = ""
+    workload: Workload | None = None
 
 
 class Place(NamedTuple):
@@ -72,11 +75,15 @@ class Place(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Who holds what, of what is `offered`. `known` False: nobody says, so "not held" must not be concluded."""
+    """Who holds what, of what is `offered`. `known` False: nobody says, so "not held" must not be concluded.
+
+    `users_known` False: the pids of slots are not those of processes that we see.
+    """
 
     known: bool
     places: dict[str, Place]
     offered: frozenset[str] | None
+    users_known: bool = True
 
 
 NO_PLACE = Place()
@@ -85,7 +92,9 @@ NOBODY_SAYS = Held(False, {}, None)
 
 def seen_engine(status: EngineStatus) -> EngineSeen:
     """What counts of an engine's status."""
-    return EngineSeen(status.state, frozenset(status.pids), frozenset(status.gpus))
+    pids, gpus = frozenset(status.pids), frozenset(status.gpus)
+    untold = status.part == "worker" or not status.url
+    return EngineSeen(status.state, pids, gpus, untold, status.group, status.workload)
 
 
 def seen_gpus(snapshot: GpuSnapshot) -> tuple[GpuSeen, ...] | None:
@@ -191,7 +200,7 @@ def seen_workloads(attribution: Attribution) -> Held:
         for slot in {*holders, *users, *attribution.replicas}
     }
     offered = attribution.allocatable
-    return Held(True, places, None if offered is None else frozenset(offered))
+    return Held(True, places, None if offered is None else frozenset(offered), attribution.users_known)
 
 
 def _order(holder: tuple[int | None, Workload]) -> tuple[int, str, str, str, str]:

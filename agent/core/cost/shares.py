@@ -8,11 +8,12 @@ from agent.core.cost.views import Owner
 
 
 class Use(NamedTuple):
-    """A part of a slot's time: a state of an engine, or (`request` not None) of one request."""
+    """A part of a slot's time: a state of an engine, or (with its id) of one request."""
 
     state: str
     engine: str
     request_id: str = ""
+    group: str = ""
 
 
 def share_active(active_ns: int, in_flight_ns: Sequence[int], work_ns: Sequence[int] | None = None) -> list[int]:
@@ -42,13 +43,13 @@ def share_cell(
     weights: list[int] = []
     for owner in owners:
         for request_id, start, end in sorted(intervals.get(owner.engine, ())):
-            uses.append(Use("request", owner.engine, request_id))
+            uses.append(Use("request", owner.engine, request_id, owner.group))
             weights.append(end - start)
     union = merged((start, end) for owner in owners for _, start, end in intervals.get(owner.engine, ()))
     extra = 0
     for owner in owners:
         if x := bypass_ns.get(owner.engine, 0):
-            uses.append(Use("unattributed", owner.engine))
+            uses.append(Use("unattributed", owner.engine, "", owner.group))
             weights.append(x)
             extra += x
     active = union + (length_ns - union) * min(extra, length_ns) // length_ns
@@ -57,7 +58,7 @@ def share_cell(
     if active < length_ns:
         rests = split(length_ns - active, [1] * len(owners))
         parts += [
-            (Use("loaded_idle" if owner.ready else "warmup", owner.engine), ns)
+            (Use("loaded_idle" if owner.ready else "warmup", owner.engine, "", owner.group), ns)
             for owner, ns in zip(owners, rests, strict=True)
             if ns
         ]

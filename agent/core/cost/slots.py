@@ -7,6 +7,7 @@ watching. An engine's status holds until the next one: its scraper reports failu
 
 from collections import deque
 
+from agent.core.cost.groups import GroupWork
 from agent.core.cost.judging import judge, missing, unwatched
 from agent.core.cost.seen import (
     NOBODY_SAYS,
@@ -32,7 +33,7 @@ View = tuple[SlotView, ...]
 class Period:
     """What was seen from `start_ns` until `until_ns`; `gpus` None means that the GPUs could not be watched."""
 
-    __slots__ = ("_view", "engines", "gpus", "held", "start_ns", "until_ns")
+    __slots__ = ("_view", "engines", "gpus", "held", "start_ns", "until_ns", "working")
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class Period:
         gpus: tuple[GpuSeen, ...] | None,
         engines: dict[str, EngineSeen],
         held: Held = NOBODY_SAYS,
+        working: frozenset[str] = frozenset(),
     ) -> None:
         self.start_ns = start_ns
         self.until_ns = until_ns
         self.gpus = gpus
         self.engines = engines
         self.held = held
+        self.working = working
         self._view: dict[str, View] | None = None
 
     def add_engine(self, name: str, seen: EngineSeen) -> None:
@@ -54,14 +57,25 @@ class Period:
         self.engines = {**self.engines, name: seen}
         self._view = None
 
+    def add_working(self, working: frozenset[str]) -> None:
+        """Groups that turned out to have been working already."""
+        if not working <= self.working:
+            self.working |= working
+            self._view = None
+
+    @property
+    def views(self) -> dict[str, View]:
+        """The slots of each GPU that was seen."""
+        if self._view is None:
+            engines = {name: self.engines[name] for name in sorted(self.engines)}
+            self._view = {seen.uuid: judge(seen, engines, self.held, self.working) for seen in self.gpus or ()}
+        return self._view
+
     def of(self, gpu: str) -> View:
         """The slots of one GPU. A GPU that was watched for and not there has fallen off: it is broken."""
         if self.gpus is None:
             return unwatched(gpu)
-        if self._view is None:
-            engines = {name: self.engines[name] for name in sorted(self.engines)}
-            self._view = {seen.uuid: judge(seen, engines, self.held) for seen in self.gpus}
-        return self._view.get(gpu) or missing(gpu)
+        return self.views.get(gpu) or missing(gpu)
 
 
 class Timeline:
@@ -78,6 +92,9 @@ class Timeline:
         self._watched_until = -1
         self._held = NOBODY_SAYS
         self._held_until = -1
+        self._has_workers = False
+        self._group_work = GroupWork()
+        self._working: frozenset[str] = frozenset()
 
     def see_gpus(self, at_ns: int, snapshot: GpuSnapshot) -> None:
         """A snapshot arrived at `at_ns` (bill clock)."""
@@ -87,6 +104,7 @@ class Timeline:
         self._gpus = seen_gpus(snapshot)
         self._watched_until = at_ns + self._hold_ns
         self._extend(at_ns)
+        self._look_for_work(at_ns)
 
     def see_workloads(self, at_ns: int, attribution: Attribution) -> None:
         """Who holds and uses what, as known at `at_ns` (bill clock)."""
@@ -102,18 +120,37 @@ class Timeline:
         before = self._engines.get(status.engine)
         if before == seen:
             return
-        if before is None:
-            for period in self.periods:
-                if period.start_ns >= at_ns - FIRST_SIGHT_NS:
-                    period.add_engine(status.engine, seen)
+        recent = [one for one in self.periods if one.start_ns >= at_ns - FIRST_SIGHT_NS] if before is None else []
+        for period in recent:
+            period.add_engine(status.engine, seen)
         self._engines = {**self._engines, status.engine: seen}
+        self._engines_changed()
         self._cut(at_ns)
+        self._look_for_work(at_ns)
+        if seen.is_worker:
+            for period in recent:
+                period.add_working(self._working)
 
     def forget_engine(self, at_ns: int, name: str) -> None:
         """The engine is no target any more."""
         if name in self._engines:
             self._engines = {k: v for k, v in self._engines.items() if k != name}
+            self._engines_changed()
             self._cut(at_ns)
+
+    def _engines_changed(self) -> None:
+        self._has_workers = any(engine.is_worker for engine in self._engines.values())
+        if not self._has_workers:
+            self._working = frozenset()
+
+    def _look_for_work(self, at_ns: int) -> None:
+        """Which groups work decides about slots, and whose the slots are about which of them show work."""
+        if not self._has_workers or self.snapshot is None or not self.periods or at_ns >= self._watched_until:
+            return
+        working = self._group_work.see(at_ns, self.snapshot, self.periods[-1].views, self._engines)
+        if working != self._working:
+            self._working = working
+            self._extend(at_ns)
 
     def _cut(self, at_ns: int) -> None:
         """Something else than the GPUs changed: that does not lengthen what is known of them."""
@@ -123,11 +160,15 @@ class Timeline:
     def _extend(self, at_ns: int) -> None:
         last = self.periods[-1] if self.periods else None
         if last is not None and last.until_ns >= at_ns:
-            if last.gpus == self._gpus and last.engines == self._engines and last.held == self._held:
+            now = (self._gpus, self._engines, self._held, self._working)
+            if (last.gpus, last.engines, last.held, last.working) == now:
                 last.until_ns = max(last.until_ns, self._watched_until)
                 return
             last.until_ns = max(at_ns, last.start_ns)
-        self.periods.append(Period(at_ns, self._watched_until, self._gpus, self._engines, self._held))
+        found = Period(at_ns, self._watched_until, self._gpus, self._engines, self._held, self._working)
+        if last is not None and last.start_ns == at_ns:
+            self.periods.pop()  # of no length: more has become known within the same instant
+        self.periods.append(found)
 
     def period_at(self, at_ns: int) -> tuple[Period | None, int | None]:
         """The period that covers `at_ns`, or None for a gap; and where that ends (None: open)."""

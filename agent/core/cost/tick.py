@@ -2,9 +2,10 @@
 
 A stretch is cut into cells in which nothing about ownership changes. A cell of a GPU is split over its slots by their
 weights. In a cell of length T the slots of an engine are active for ``A = U + (T - U) * min(1, X / T)``: U is the union
-of the in-flight intervals of its proxied requests, X the in-flight time of traffic that went past the sidecar. A is
-shared by in-flight time (after work charges, see `shares.share_active`), the rest is loaded_idle or warmup. All splits
-are by largest remainder: the parts of a GPU sum to the stretch, and its money, by the bill clock, is split over them.
+of the in-flight intervals of its proxied requests, X the in-flight time of traffic that went past the sidecar (of a
+worker whose requests another node knows: T while its group works). A is shared by in-flight time (after work charges,
+see `shares.share_active`), the rest is loaded_idle or warmup. All splits are by largest remainder: the parts of a GPU
+sum to the stretch, and its money, by the bill clock, is split over them.
 """
 
 from collections.abc import Sequence
@@ -95,8 +96,10 @@ class Tick:
         return [(use, ns) for (use, _), ns in zip(whole, times, strict=True) if ns]
 
     def _share(self, start: int, end: int, owners: tuple[Owner, ...]) -> list[tuple[Use, int]]:
-        for engine, _ in owners:
-            if engine not in self._intervals:
+        for engine, _, _, works in owners:
+            if works is not None:  # one request of somebody else that goes on all the time, or none
+                self._bypass[engine] = end - start if works else 0
+            elif engine not in self._intervals:
                 self._asked.add(engine)
                 self._intervals[engine] = self._in_flight(engine, start, end)
                 self._bypass[engine] = self._tariff.bypass_of(engine, start, end)
@@ -120,8 +123,9 @@ class Tick:
         bucket = self._start - self._start % span
         for (slot, use, ns), money in zip(ordered, amounts, strict=True):
             if use.request_id:
-                self._closed.book_request(self._tariff.live[use.request_id], account, bucket, slot, ns, money)
+                request = self._tariff.live[use.request_id]
+                self._closed.book_request(request, account, bucket, (*slot, use.group), ns, money)
             else:
-                model = self._tariff.model_of(use.engine) if use.engine else ""
-                place = Booking(bucket, account.gpu, account.from_ns, use.state, use.engine, model, "", "", *slot)
+                model, where = self._tariff.model_of(use.engine) if use.engine else "", (*slot, use.group)
+                place = Booking(bucket, account.gpu, account.from_ns, use.state, use.engine, model, "", "", *where)
                 self._closed.book(place, ns, money)

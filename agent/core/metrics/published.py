@@ -1,4 +1,4 @@
-"""Readings in, samples out: our own metrics under the names of the catalogue.
+"""Values in, samples out: what all makers of our own metrics share.
 
 The same samples go to /metrics and into the history that the node's rules ask, so both always agree.
 """
@@ -7,11 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from agent.core.metrics.samples import Labels, Sample, SeriesKey
-from agent.core.readings import EngineReading, EngineSnapshot, EngineStatus, Histogram
-from agent.core.traffic import Traffic
-
-ENGINE_GAUGES = ("requests_running", "requests_waiting", "kv_cache_usage_ratio", "preemptions_total")
-TRAFFIC_HISTOGRAMS = ("request_duration_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds")
+from agent.core.readings import Histogram
 
 
 @lru_cache(maxsize=16384)
@@ -24,50 +20,6 @@ def gauge(name: str, value: float | None, labels: Labels) -> Iterator[Sample]:
     """One sample, or none when the value was not reported."""
     if value is not None:
         yield Sample(series_key(name, labels), float(value))
-
-
-def engine_samples(node: str, snapshot: EngineSnapshot, traffic: Traffic) -> Iterator[Sample]:
-    """Canonical series of one engine: from the sidecar where it saw this engine's requests, else from the engine."""
-    yield from _status(node, snapshot.status)
-    seen_by_sidecar = traffic.has(snapshot.status.engine)
-    for reading in snapshot.readings:
-        labels = (("node", node), ("engine", reading.engine), ("model", reading.model), ("source", "engine"))
-        for field in ENGINE_GAUGES:
-            yield from gauge(f"engineroom_llm_{field}", getattr(reading, field), labels)
-        yield from histogram("engineroom_llm_queue_seconds", reading.queue_seconds, labels)
-        if not seen_by_sidecar:
-            yield from _engine_counts(reading, labels)
-
-
-def _status(node: str, status: EngineStatus) -> Iterator[Sample]:
-    labels = (("node", node), ("engine", status.engine), ("kind", status.kind or ""))
-    up = status.state in ("ready", "not_ready")
-    yield Sample(series_key("engineroom_llm_up", labels), 1.0 if up else 0.0)
-    yield Sample(series_key("engineroom_llm_ready", labels), 1.0 if status.state == "ready" else 0.0)
-    scrape_labels = (("node", node), ("engine", status.engine))
-    yield from gauge("engineroom_engine_scrape_seconds", status.scrape_seconds, scrape_labels)
-
-
-def _engine_counts(reading: EngineReading, labels: Labels) -> Iterator[Sample]:
-    for outcome, total in (reading.requests_total or {}).items():
-        yield from gauge("engineroom_llm_requests_total", total, (*labels, ("outcome", outcome)))
-    for kind, total in (reading.tokens_total or {}).items():
-        yield from gauge("engineroom_llm_tokens_total", total, (*labels, ("kind", kind)))
-    for field in TRAFFIC_HISTOGRAMS:
-        yield from histogram(f"engineroom_llm_{field}", getattr(reading, field), labels)
-
-
-def traffic_samples(node: str, traffic: Traffic) -> Iterator[Sample]:
-    """Canonical series of every engine whose requests came through a sidecar."""
-    for (engine, model), counts in traffic.groups.items():
-        labels = (("node", node), ("engine", engine), ("model", model), ("source", "sidecar"))
-        for outcome, total in counts.outcomes.items():
-            yield from gauge("engineroom_llm_requests_total", total, (*labels, ("outcome", outcome)))
-        for kind, total in counts.tokens.items():
-            yield from gauge("engineroom_llm_tokens_total", total, (*labels, ("kind", kind)))
-        for field in TRAFFIC_HISTOGRAMS:
-            yield from histogram(f"engineroom_llm_{field}", getattr(counts, field).value(), labels)
-    yield Sample(series_key("engineroom_series_overflow_total", (("node", node),)), float(traffic.overflow))
 
 
 def histogram(name: str, value: Histogram | None, labels: Labels) -> Iterator[Sample]:

@@ -1,6 +1,7 @@
 """GPU readings in, samples out, under the names of the catalogue. What was not reported has no sample."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from agent.core.gpu_readings import (
     GpuActivity,
@@ -13,7 +14,7 @@ from agent.core.gpu_readings import (
     MigReading,
 )
 from agent.core.metrics.published import gauge, labelled, series_key
-from agent.core.metrics.samples import Labels, Sample
+from agent.core.metrics.samples import Labels, Sample, SeriesKey
 
 _GAUGES = (
     "utilization_ratio",
@@ -32,9 +33,12 @@ _GAUGES = (
     "power_limit_watts",
     "performance_state",
 )
-_VIDEO = ("encoder", "decoder", "jpeg", "ofa")
+_GAUGE_NAMES = tuple((field, f"engineroom_gpu_{field}") for field in _GAUGES)
+_VIDEO = tuple((f"{task}_utilization_ratio", task) for task in ("encoder", "decoder", "jpeg", "ofa"))
 _MIG_MEMORY = ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_total_bytes")
-_ACTIVITY = tuple(field.removesuffix("_ratio") for field in GpuActivity.__struct_fields__)
+_ACTIVITY = tuple((field, field.removesuffix("_ratio")) for field in GpuActivity.__struct_fields__)
+
+_sample = partial(tuple.__new__, Sample)  # Sample(...) without its Python-level constructor: hundreds in each tick
 
 
 def gpu_labels(node: str, gpu: GpuReading) -> Labels:
@@ -48,20 +52,39 @@ def gpu_labels(node: str, gpu: GpuReading) -> Labels:
     )
 
 
+class _Keys(dict[str | tuple[str, str, str], SeriesKey]):
+    """Keys of the series of one GPU, made when first asked for: by name, or by name, one more label and its value."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def __missing__(self, what: str | tuple[str, str, str]) -> SeriesKey:
+        name, more = (what, ()) if isinstance(what, str) else (what[0], (what[1:],))
+        key = self[what] = SeriesKey(name, (*self.labels, *more))
+        return key
+
+
 class GpuSampler:
     """Makes the samples of tick after tick. Most of what a GPU says changes seldom: that is not made anew."""
 
     def __init__(self, node: str) -> None:
         self._node = node
         self._kept: dict[str, tuple[tuple[object, ...], list[Sample]]] = {}  # uuid -> what they were made of, and they
+        self._keys: dict[str, _Keys] = {}
 
     def samples(self, snapshot: GpuSnapshot) -> list[Sample]:
         """All series of all GPUs of one tick."""
         found: list[Sample] = []
         kept, self._kept = self._kept, {}
+        known, self._keys = self._keys, {}
         for gpu in snapshot.gpus:
             labels = gpu_labels(self._node, gpu)
-            found += _now(gpu, labels)
+            keys = known.get(gpu.uuid)
+            if keys is None or keys.labels != labels:
+                keys = _Keys(labels)
+            self._keys[gpu.uuid] = keys
+            found += _now(gpu, keys)
             made_of = _lasting_values(gpu)
             before = kept.get(gpu.uuid)
             if before is None or before[0] != made_of:
@@ -88,13 +111,16 @@ def reader_samples(node: str, snapshot: GpuSnapshot) -> Iterator[Sample]:
     yield from labelled("engineroom_nvml_forbidden", dict.fromkeys(snapshot.nvml_forbidden, 1), "call", base)
 
 
-def _now(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
-    yield Sample(series_key("engineroom_gpu_up", labels), 1.0 if gpu.state == "ok" else 0.0)
-    yield Sample(series_key("engineroom_gpu_state", (*labels, ("state", gpu.state))), 1.0)
+def _now(gpu: GpuReading, keys: _Keys) -> list[Sample]:
+    found: list[Sample] = [
+        _sample((keys["engineroom_gpu_up"], 1.0 if gpu.state == "ok" else 0.0)),
+        _sample((keys["engineroom_gpu_state", "state", gpu.state], 1.0)),
+    ]
     if gpu.state == "ok":
-        yield from _values(gpu, labels)
-        yield from _totals(gpu, labels)
-        yield from _mig(gpu, labels)
+        _add_values(found, gpu, keys)
+        _add_totals(found, gpu, keys)
+        found += _mig(gpu, keys.labels)
+    return found
 
 
 def _lasting_values(gpu: GpuReading) -> tuple[object, ...]:
@@ -125,41 +151,51 @@ def _lasting(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
         yield from _errors(gpu.errors, labels)
 
 
-def _values(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
-    for field in _GAUGES:
-        yield from gauge(f"engineroom_gpu_{field}", getattr(gpu, field), labels)
+def _add_values(found: list[Sample], gpu: GpuReading, keys: _Keys) -> None:
+    add = found.append
+    for field, name in _GAUGE_NAMES:
+        if (value := getattr(gpu, field)) is not None:
+            add(_sample((keys[name], float(value))))
     if gpu.utilization_ratio is not None:
-        yield from gauge("engineroom_gpu_utilization_doubtful", gpu.utilization_doubtful, labels)
+        add(_sample((keys["engineroom_gpu_utilization_doubtful"], float(gpu.utilization_doubtful))))
     if gpu.memory_used_bytes is not None and gpu.memory_total_bytes:
-        yield from gauge("engineroom_gpu_memory_used_ratio", gpu.memory_used_bytes / gpu.memory_total_bytes, labels)
-    for task in _VIDEO:
-        value = getattr(gpu, f"{task}_utilization_ratio")
-        yield from gauge("engineroom_gpu_video_utilization_ratio", value, (*labels, ("task", task)))
-    yield from _activity("engineroom_gpu_activity_ratio", gpu.activity, labels)
-    yield from labelled("engineroom_gpu_clock_hertz", gpu.clocks_hertz or {}, "domain", labels)
-    active = [reason for reason in gpu.throttle_reasons or () if reason != "gpu_idle"]
-    yield from labelled("engineroom_gpu_throttled", dict.fromkeys(active, 1), "reason", labels)
+        add(_sample((keys["engineroom_gpu_memory_used_ratio"], gpu.memory_used_bytes / gpu.memory_total_bytes)))
+    for field, task in _VIDEO:
+        if (value := getattr(gpu, field)) is not None:
+            add(_sample((keys["engineroom_gpu_video_utilization_ratio", "task", task], float(value))))
+    if gpu.activity is not None:
+        for field, task in _ACTIVITY:
+            if (value := getattr(gpu.activity, field)) is not None:
+                add(_sample((keys["engineroom_gpu_activity_ratio", "task", task], float(value))))
+    for domain, hertz in (gpu.clocks_hertz or {}).items():
+        add(_sample((keys["engineroom_gpu_clock_hertz", "domain", domain], float(hertz))))
+    for reason in gpu.throttle_reasons or ():
+        if reason != "gpu_idle":
+            add(_sample((keys["engineroom_gpu_throttled", "reason", reason], 1.0)))
 
 
-def _totals(gpu: GpuReading, labels: Labels) -> Iterator[Sample]:
+def _add_totals(found: list[Sample], gpu: GpuReading, keys: _Keys) -> None:
+    add = found.append
     if gpu.energy_joules is not None:
-        source = (("source", gpu.energy_source or ""),)
-        yield from gauge("engineroom_gpu_energy_joules_total", gpu.energy_joules, labels + source)
-    yield from labelled("engineroom_gpu_throttle_seconds_total", gpu.throttle_seconds or {}, "reason", labels)
+        key = keys["engineroom_gpu_energy_joules_total", "source", gpu.energy_source or ""]
+        add(_sample((key, float(gpu.energy_joules))))
+    for reason, seconds in (gpu.throttle_seconds or {}).items():
+        add(_sample((keys["engineroom_gpu_throttle_seconds_total", "reason", reason], float(seconds))))
     if gpu.processes is None:
         return
     held: dict[str, int] = {}
     for process in gpu.processes:
         if process.memory_used_bytes is not None:
             held[process.kind] = held.get(process.kind, 0) + process.memory_used_bytes
-    yield from gauge("engineroom_gpu_processes", len(gpu.processes), labels)
-    yield from labelled("engineroom_gpu_process_memory_bytes", held, "kind", labels)
+    add(_sample((keys["engineroom_gpu_processes"], float(len(gpu.processes)))))
+    for kind, size in held.items():
+        add(_sample((keys["engineroom_gpu_process_memory_bytes", "kind", kind], float(size))))
 
 
 def _activity(name: str, activity: GpuActivity | None, labels: Labels) -> Iterator[Sample]:
     if activity is not None:
-        for task in _ACTIVITY:
-            yield from gauge(name, getattr(activity, f"{task}_ratio"), (*labels, ("task", task)))
+        for field, task in _ACTIVITY:
+            yield from gauge(name, getattr(activity, field), (*labels, ("task", task)))
 
 
 def _details(gpu: GpuReading, details: GpuDetails, labels: Labels) -> Iterator[Sample]:

@@ -80,7 +80,7 @@ class History:
     query engine reports it as an error.
     """
 
-    def __init__(self, *, retention_seconds: float = 1800, max_bytes: int = 48 * 2**20) -> None:
+    def __init__(self, *, retention_seconds: float = 1800, max_bytes: int = 64 * 2**20) -> None:
         self._retention_ms = int(retention_seconds * 1000)
         self._max_bytes = max_bytes
         self._blocks: dict[str, Block] = {}

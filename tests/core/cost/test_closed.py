@@ -22,7 +22,7 @@ def account(gpu: str = "GPU-0", *, priced: bool = True) -> Account:
     return open_account(book() if priced else None, gpu, MODEL, T0)
 
 
-SLOT = ("MIG-a", "process")
+SLOT = ("MIG-a", "process", "10.0.0.1:29500")
 
 
 def live(**fields: object) -> Live:

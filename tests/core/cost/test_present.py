@@ -6,6 +6,7 @@ from agent.core.cost.live import Live
 from agent.core.cost.present import PresentSlot, present
 from agent.core.cost.tariff import Tariff
 from agent.core.gpu_readings import GpuReading, GpuSnapshot
+from tests.support.engine_groups import GROUP, scraped, worker
 from tests.support.money import NS, UPSTREAM, book, engine
 from tests.support.slots import GIB, cut, device, gpu, held, known, pod, process, snapshot
 
@@ -156,3 +157,14 @@ def test_gpus_that_are_broken_gone_or_not_watched() -> None:
 
 def test_before_the_first_snapshot_there_is_nothing() -> None:
     assert present(Tariff(None), NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "state", "reason"),
+    [(0.4, "unattributed", "group_worker"), (0.0, "loaded_idle", "group_idle")],
+)
+def test_a_worker_of_an_engine_on_another_node_now(ratio: float, state: str, reason: str) -> None:
+    tariff = seen(gpu(T0, processes=(process(7),), utilization_ratio=ratio))
+    tariff.see_engine(T0, scraped(worker(7, name="w")))
+    slot = now(tariff)["GPU-0"]
+    assert (slot.state, slot.reason, slot.engines, slot.groups) == (state, reason, ("w",), (GROUP,))

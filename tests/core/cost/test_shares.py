@@ -47,5 +47,15 @@ def test_a_cell(
 ) -> None:
     found = dict(share_cell(100, owners, intervals, bypass))
     assert sum(found.values()) == 100
-    assert parts.items() <= {tuple(use): ns for use, ns in found.items()}.items()
+    assert parts.items() <= {tuple(use)[:3]: ns for use, ns in found.items()}.items()
     assert all(isinstance(use, Use) for use in found)
+
+
+def test_the_group_goes_with_every_use() -> None:
+    owners = (Owner("a", ready=True, group="g"), Owner("w", ready=True, group="h", works=True))
+    found = share_cell(100, owners, {"a": [("r", 0, 20)]}, {"w": 100})
+    assert [(use.state, use.engine, use.group) for use, _ in found] == [
+        ("request", "a", "g"),
+        ("unattributed", "w", "h"),
+    ]
+    assert {use.group for use, _ in share_cell(100, owners, {}, {})} == {"g", "h"}

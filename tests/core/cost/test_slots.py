@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agent.core.cost.slots import FIRST_SIGHT_NS, Timeline
 from agent.core.cost.views import Owner
 from agent.core.gpu_readings import GpuSnapshot
+from tests.support.engine_groups import GROUP, worker
 from tests.support.money import NS, engine, gpus
 from tests.support.slots import held, known, pod
 
@@ -111,7 +112,7 @@ def test_when_the_driver_does_not_answer(driver: str, view: View) -> None:
         ({"state": "not_ready"}, (), LOADING),
         ({"state": "down"}, (7,), LOADING),
         ({"state": "down"}, (), UNALLOCATED),
-        ({"state": "down", "owns": (), "pids": (7,)}, (7,), OTHER),
+        ({"state": "down", "owns": (), "pids": (7,)}, (7,), LOADING),  # it hangs: the GPU is its own all the same
     ],
 )
 def test_a_gpu_and_an_engine(fields: dict[str, Any], pids: tuple[int, ...], view: View) -> None:
@@ -295,3 +296,56 @@ def test_every_instant_has_the_last_sight_of_gpus_and_engines(sights: list[Sight
             assert view == (LOADING if gpu == "used" else UNALLOCATED)
     spans = told.spans()
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
+
+
+def worker_at(told: Told, second: float, *pids: int, **fields: Any) -> Told:
+    told.timeline.see_engine(at(second), worker(*pids, name="w", **fields))
+    return told
+
+
+def group_views(told: Told, *seconds: float) -> list[tuple[bool | None, str]]:
+    found = []
+    for second in seconds:
+        view = told.of(second)
+        assert view is not None
+        ((_, _, group, works),) = view[1]
+        assert group == GROUP
+        found.append((works, told.why(second)))
+    return found
+
+
+WORKS, RESTS = (True, "group_worker"), (False, "group_idle")
+
+
+def test_a_worker_that_is_found_while_its_group_works_worked_before() -> None:
+    """A fresh agent sees GPUs before it knows the engines."""
+    told = Told().gpus(0, pids=(7,), utilization_ratio=0.5).gpus(1, pids=(7,), utilization_ratio=0.5)
+    worker_at(told, 1.5, 7).gpus(2, pids=(7,), utilization_ratio=0.5)
+    assert group_views(told, 0, 1, 1.5, 2) == [WORKS] * 4
+
+
+def test_a_group_that_rests_for_ten_seconds_is_idle_and_works_again_at_once() -> None:
+    told = worker_at(Told(), -1, 7)
+    for second in range(40):
+        told.gpus(second, pids=(7,), utilization_ratio=0.9 if second in (5, 12, 30) else 0.0)
+    seconds = [0, 4, 5, 12, 21, 22, 29, 30, 39]
+    assert group_views(told, *seconds) == [RESTS, RESTS, WORKS, WORKS, WORKS, RESTS, RESTS, WORKS, WORKS]
+    assert told.spans() == [(0, 5), (5, 22), (22, 30), (30, 42)]
+
+
+def test_a_worker_that_goes_leaves_a_free_gpu_and_one_that_starts_warms_up() -> None:
+    told = worker_at(Told(), -1, 7, state="starting").gpus(0, pids=(7,), utilization_ratio=0.0)
+    assert told.of(0) == (None, (Owner("w", ready=False, group=GROUP, works=False),))
+    worker_at(told, 0.5, 7).gpus(1, pids=(7,), utilization_ratio=0.0)
+    assert told.of(1) == (None, (Owner("w", ready=True, group=GROUP, works=False),))
+    told.timeline.forget_engine(at(1.5), "w")
+    told.gpus(2, pids=(7,), utilization_ratio=0.9).gpus(3)
+    assert [told.of(second) for second in (1.5, 2, 3)] == [OTHER, OTHER, UNALLOCATED]
+
+
+def test_what_is_not_reported_is_no_rest() -> None:
+    told = worker_at(Told(), -1, 7)
+    for second in range(30):
+        told.gpus(second, pids=(7,), utilization_ratio=None)
+    assert group_views(told, 0, 15, 29) == [WORKS] * 3
+    assert told.spans() == [(0, 32)]

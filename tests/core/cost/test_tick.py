@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.core.cost.closed import Closed
 from agent.core.cost.live import Live
@@ -18,6 +19,8 @@ from agent.core.cost.tariff import Tariff
 from agent.core.gpu_readings import GpuReading, GpuSnapshot
 from agent.core.readings import EngineSnapshot
 from agent.core.workloads import Attribution
+from tests.support.engine_groups import GROUP, status, worker
+from tests.support.engine_groups import scraped as scraped_worker
 from tests.support.money import NS, UPSTREAM, book, engine, expected_bill
 from tests.support.slots import GIB, NOWHERE, cut, device, gpu, held, known, pod, process, snapshot, user
 
@@ -49,12 +52,15 @@ def some_gpu(dice: random.Random, at: int, index: int) -> GpuReading:
     layout = dice.choice(LAYOUTS)
 
     def pids() -> tuple[int, ...]:
-        return dice.choice(((), (), (7,), (8,), (9,), (7, 8), (7, 9)))
+        return dice.choice(((), (), (7,), (8,), (9,), (7, 8), (7, 9), (10,)))
 
     if layout is None:
         listed = dice.choice((None, *[tuple(process(pid, dice.choice((0, GIB, None))) for pid in pids())] * 4))
         used = dice.choice((None, 0, GIB))
-        return gpu(at, uuid, index, processes=listed, state=state, memory_used_bytes=used, memory_free_bytes=GIB)
+        sizes = {"memory_used_bytes": used, "memory_free_bytes": GIB}
+        return gpu(
+            at, uuid, index, processes=listed, state=state, utilization_ratio=dice.choice((None, 0, 0.5)), **sizes
+        )
     devices = [
         device(f"MIG-{index}-{i}", slices, dice.choice((None, pids(), pids(), pids())), compute_slices=slices or None)
         for i, slices in enumerate(layout)
@@ -93,7 +99,14 @@ def story_of(seed: int, seconds: int, *, bypass: bool = True) -> Story:
                 owns = dice.choice(((), (), ("MIG-0-1",), ("0",), ("GPU-1",)))
                 state = dice.choice(("ready", "ready", "starting", "down"))
                 output = float(dice.randrange(500)) if bypass else None
-                sights.append((at, engine(at, name=name, state=state, pids=(pid,), owns=owns, output=output)))
+                scraped = engine(at, name=name, state=state, pids=(pid,), owns=owns, output=output)
+                group, place = dice.choice(("", "", "g")), dice.choice((None, *PODS))
+                sights.append((at, replace(scraped, status=replace(scraped.status, group=group, workload=place))))
+        if dice.random() < 0.3:
+            # How two engines share a slot depends on the cells, so without bypass traffic a worker has its own.
+            pids, group = dice.choice(((9,), (8, 9), (10,)) if bypass else ((10,),)), dice.choice(("", "g", "g"))
+            state = dice.choice(("ready", "ready", "starting", "down"))
+            sights.append((at, scraped_worker(worker(*pids, name="w", group=group, state=state))))
     requests = []
     for number in range(dice.randrange(9)):
         start = T0 + dice.randrange(length)
@@ -158,6 +171,9 @@ def test_the_parts_of_every_gpu_are_its_time_and_its_bill(seed: int, seconds: in
         assert reason in get_args(SlotReason)
         assert reason
         assert bool(name) == (state in ("request", "unattributed", "loaded_idle", "warmup"))
+        if reason in ("group_worker", "group_idle"):
+            assert name == "w"
+            assert (state == "unattributed") == (reason == "group_worker")
     booked = sum(ns for key, (ns, _) in entries.items() if key[2] == "request")
     requests = {live.id: live for closed in steps for live in closed.requests.values()}
     assert booked == sum(live.gpu_ns for live in requests.values())
@@ -299,3 +315,70 @@ def test_a_cell_of_fewer_nanoseconds_than_slots() -> None:
     assert [(booking.slot, amount.gpu_ns) for booking, amount in closed.entries.items()] == [
         (f"MIG-{i}", 1) for i in range(3)
     ]
+
+
+def test_a_worker_of_an_engine_elsewhere_works_or_is_idle_and_its_group_is_booked() -> None:
+    """Ten seconds of work, then none: the last sign of work counts for ten seconds more. Beside it somebody else."""
+    tariff = Tariff(book())
+    for second in range(31):
+        at = T0 + second * NS
+        busy = gpu(at, processes=(process(7),), utilization_ratio=0.8 if second < 10 else 0.0)
+        waits = gpu(at, "GPU-1", 1, processes=(process(8),), utilization_ratio=0.0)
+        other = gpu(at, "GPU-2", 2, processes=(process(9),), utilization_ratio=1.0)
+        tariff.see_gpus(at, snapshot(at, busy, waits, other))
+        tariff.see_engine(at, scraped_worker(worker(7, 8, name="w")))
+    closed = tariff.close(T0 + 30 * NS)
+    assert closed is not None
+    assert time_in([closed], "gpu", "state", "reason", "engine", "group") == {
+        ("GPU-0", "unattributed", "group_worker", "w", GROUP): 19,
+        ("GPU-0", "loaded_idle", "group_idle", "w", GROUP): 11,
+        ("GPU-1", "unattributed", "group_worker", "w", GROUP): 19,
+        ("GPU-1", "loaded_idle", "group_idle", "w", GROUP): 11,
+        ("GPU-2", "other_workload", "process", "", ""): 30,
+    }
+
+
+def test_requests_of_a_leader_are_booked_under_its_group() -> None:
+    tariff = Tariff(book())
+    for second in range(5):
+        at = T0 + second * NS
+        tariff.see_gpus(at, snapshot(at, gpu(at, processes=(process(7),), utilization_ratio=0.0)))
+        tariff.see_engine(at, scraped_worker(status("x", 7, group=GROUP)))
+    tariff.add(Live("r", UPSTREAM, "x", T0, ended_ns=T0 + NS, outcome="ok"))
+    tariff.add(Live("in flight", UPSTREAM, "x", T0 + 2 * NS))
+    closed = tariff.close(T0 + 3 * NS)
+    assert closed is not None
+    assert time_in([closed], "state", "reason", "group", "outcome") == {
+        ("request", "process", GROUP, "ok"): 1,
+        ("loaded_idle", "process", GROUP, ""): 1,
+        ("request", "process", GROUP, "in_flight"): 1,
+    }
+
+
+def test_a_server_that_is_out_of_reach_is_told_by_its_gpu() -> None:
+    """It listens on another network namespace's loopback: nobody counts its requests, and it is not idle for that."""
+    tariff = Tariff(book())
+    for second in range(31):
+        at = T0 + second * NS
+        busy = gpu(at, processes=(process(7),), utilization_ratio=0.8 if second < 10 else 0.0)
+        tariff.see_gpus(at, snapshot(at, busy))
+        tariff.see_engine(at, scraped_worker(status("far", 7, url="", state="unknown_format")))
+    closed = tariff.close(T0 + 30 * NS)
+    assert closed is not None
+    assert time_in([closed], "state", "engine") == {("unattributed", "far"): 19, ("loaded_idle", "far"): 11}
+
+
+def test_a_worker_beside_a_server_on_one_gpu_takes_part_like_a_request_that_goes_on() -> None:
+    tariff = Tariff(book())
+    for second in range(5):
+        at = T0 + second * NS
+        tariff.see_gpus(at, snapshot(at, gpu(at, processes=(process(7), process(8)), utilization_ratio=0.3)))
+    tariff.see_engine(T0, scraped_worker(status("x", 7)))
+    tariff.see_engine(T0, scraped_worker(worker(8, name="w")))
+    tariff.add(Live("r", UPSTREAM, "x", T0, ended_ns=T0 + 2 * NS, outcome="ok"))
+    closed = tariff.close(T0 + 4 * NS)
+    assert closed is not None
+    assert time_in([closed], "state", "engine", "reason") == {
+        ("request", "x", "process"): 1,
+        ("unattributed", "w", "process"): 3,
+    }

@@ -1,4 +1,6 @@
-from agent.core.cost.views import Claim, Owner, SlotView
+import pytest
+
+from agent.core.cost.views import Claim, Owner, SlotView, why_owned
 
 
 def test_owners_are_in_order_of_their_names_and_the_same_owners_are_equal() -> None:
@@ -16,3 +18,18 @@ def test_a_view_without_more_is_a_slot_in_a_state() -> None:
 def test_claims_of_two_engines_differ_though_they_look_alike() -> None:
     here = frozenset({7})
     assert len({Claim(Owner(name, ready=True), configured=False, pids=here) for name in "ab"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("works", "reason"),
+    [
+        ([None], "process"),
+        ([True], "group_worker"),
+        ([False], "group_idle"),
+        ([False, True], "group_worker"),
+        ([None, True], "process"),
+    ],
+)
+def test_a_slot_that_only_works_for_other_nodes_says_so(works: list[bool | None], reason: str) -> None:
+    owners = [Owner(str(n), ready=True, works=one) for n, one in enumerate(works)]
+    assert why_owned(owners, "process") == reason

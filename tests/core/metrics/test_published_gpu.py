@@ -136,3 +136,14 @@ def test_what_lasts_is_made_once_and_what_changed_is_made_anew() -> None:
     for gpu in (FULL, FULL, hotter, gone, FULL):
         snapshot = GpuSnapshot(read_at_ns=1, driver="ok", gpus=(gpu,))
         assert sampler.samples(snapshot) == gpu_samples("n", snapshot)
+
+
+def test_a_gpu_that_gets_another_index_gets_other_series() -> None:
+    sampler = GpuSampler("n")
+    moved = msgspec.structs.replace(FULL, index=7)
+    before, after, again = (
+        sampler.samples(GpuSnapshot(read_at_ns=1, driver="ok", gpus=(gpu,))) for gpu in (FULL, moved, moved)
+    )
+    assert {key.get("gpu") for key, _ in before} == {str(FULL.index)}
+    assert {key.get("gpu") for key, _ in after} == {"7"}
+    assert all(one.key is another.key for one, another in zip(after, again, strict=True) if "_mig_" not in one.key.name)

@@ -1,0 +1,1 @@
+"""/proc of this machine in, processes and the engines among them out."""
