@@ -187,7 +187,13 @@ class ClientConnection(asyncio.Protocol):
             active.tunnel.client_ended()
             return True
         self._broken = True
-        return active is not None and active.request_complete and self.listener.half_close
+        if active is not None and active.request_complete and self.listener.half_close:
+            return True
+        # At once: until the connection is closed, one turn of the loop later, an answer would be taken for delivered.
+        self._queue.clear()
+        if active is not None and not active.finished:
+            active.client_gone()
+        return False
 
     def pause_writing(self) -> None:
         self.write_paused = True

@@ -291,16 +291,22 @@ async def test_a_client_that_leaves_closes_the_engines_connection_at_once() -> N
 
 
 async def test_half_close_is_a_departure_unless_it_is_tolerated() -> None:
-    async def script(wire: Wire) -> None:
-        await wire.message()
-        await anyio.sleep(0.1)
-        await wire.send(whole(b"late"))
-
     for tolerate in (False, True):
+        half_closed = anyio.Event()
+
+        async def script(wire: Wire, tolerate: bool = tolerate, half_closed: anyio.Event = half_closed) -> None:
+            await wire.message()
+            if tolerate:
+                await half_closed.wait()
+                await wire.send(whole(b"late"))
+            else:
+                await wire.until_closed()  # the engine is told at once
+
         async with upstream(script) as engine, sidecar(engine.url, tolerate_half_close=tolerate) as proxy:
             async with connect(proxy.port) as client:
                 await client.send(post(CHAT))
                 client.writer.write_eof()
+                half_closed.set()
                 assert (b"late" in await client.until_closed()) is tolerate
             assert (await record(proxy)).outcome == ("ok" if tolerate else "client_abort")
 

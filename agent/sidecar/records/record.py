@@ -182,7 +182,7 @@ class Observation:
         said, plan, meter = self.request_sent(), self.plan, self._meter
         measured = _NOTHING_MEASURED if meter is None else meter.finish(now_ns)
         status = own_status if self._status is None else self._status
-        if cut == "client_abort" and self.streamed and measured.complete:
+        if cut == "client_abort" and self.streamed and meter is not None and measured.complete:
             cut = None  # clients leave at the end mark, and do not wait for the end of the body behind it
         outcome, reason = (cut, error) if cut else self._judge(measured)
         outcomes = self._recorder.tally.outcomes

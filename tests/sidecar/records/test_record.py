@@ -158,6 +158,14 @@ def test_a_client_that_leaves_at_the_end_mark_has_had_its_answer(body: bytes, ou
     assert told.record.outcome == outcome
 
 
+def test_a_client_that_leaves_before_the_answer_has_left() -> None:
+    told = Told()
+    told.seen.request_body(b'{"model":"tiny","stream":true}')
+    told.seen.request_sent()
+    told.seen.end(START_NS + 3, cut="client_abort", error="the client closed its connection", own_status=None)
+    assert told.record.outcome == "client_abort"
+
+
 def test_the_events_of_a_stream() -> None:
     told = Told()
     seen = told.seen
