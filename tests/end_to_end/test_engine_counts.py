@@ -6,7 +6,6 @@ begins to send; so each sum must grow, request by request, by what the client me
 """
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import anyio
@@ -33,6 +32,11 @@ SIDECAR = {"source": "sidecar"}
 def asking(words: str) -> dict[str, Any]:
     """The template makes two tokens more of it."""
     return {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": words}]}
+
+
+def third_best(seconds: list[float]) -> float:
+    """A wrong clock shows in all of them; a busy machine adds to some, and takes from none."""
+    return sorted(seconds)[2]
 
 
 async def crowd(client: Client) -> None:
@@ -95,7 +99,7 @@ async def test_vllm_rs_and_its_clients_count_the_same(tmp_path: Path) -> None:
             await vllm_agrees(node, server, prompts)
             await the_sidecar_agrees(node, prompts)
     for name, seconds in apart.items():
-        assert median(seconds) <= AGREE_SECONDS, name  # one of them may have met a busy machine
+        assert third_best(seconds) <= AGREE_SECONDS, name
     assert all(seconds >= FIRST_SECONDS for seconds in node.client.first_seconds[:ONE_BY_ONE])
 
 
@@ -154,4 +158,4 @@ async def test_llama_cpp_and_its_clients_count_the_same(tmp_path: Path) -> None:
             await node.until_shown(client.left, REQUESTS, outcome="client_abort", **model)
             await node.until("llamacpp:requests_processing", 0)
             await node.until(f'sum({REQUESTS}{{source="sidecar",outcome=~"rejected|error"}})', BROKEN)
-    assert median(apart["sidecar"]) <= AGREE_SECONDS  # it keeps no such time itself
+    assert third_best(apart["sidecar"]) <= AGREE_SECONDS  # it keeps no such time itself
