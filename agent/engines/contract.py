@@ -110,6 +110,7 @@ class HealthPaths:
     """
 
     live: str | None = None
+    live_elsewhere: str | None = None  # the same of another front door, asked where the first is not there
     ready: str | None = None
     generating: str | None = None
 
@@ -155,6 +156,6 @@ class EngineFile:
     @property
     def paths(self) -> frozenset[str]:
         """Every path that may be asked."""
-        health = (self.health.live, self.health.ready, self.health.generating)
+        health = (self.health.live, self.health.live_elsewhere, self.health.ready, self.health.generating)
         told = (*self.metrics_paths, *self.state_paths, *self.fallback_paths, *self.about_paths, *health)
         return frozenset(path for path in told if path is not None)

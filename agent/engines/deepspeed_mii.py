@@ -80,7 +80,7 @@ ENGINE = EngineFile(
     metrics_paths=(),
     about_paths={"/v1/models": _Models},
     about=about,
-    health=HealthPaths(live="/health"),
+    health=HealthPaths(live="/health", live_elsewhere="/healthz"),  # that of the RESTful gateway
     absent={
         "ready": (
             "DeepSpeed-MII says ok as long as its front door lives, whatever has become of the replicas behind it: "

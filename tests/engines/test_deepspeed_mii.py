@@ -89,6 +89,6 @@ def test_nothing_is_read_because_nothing_is_told() -> None:
 
 
 def test_only_harmless_documented_paths_are_asked() -> None:
-    assert ENGINE.paths == {"/health", "/v1/models"}
+    assert ENGINE.paths == {"/health", "/healthz", "/v1/models"}
     assert ENGINE.health.ready is None  # its /health says ok while its replicas are dead
     assert "ready" in ENGINE.absent

@@ -42,7 +42,7 @@ def judge(look: Look, generates: Judged | None = None) -> Judged:
     failure = look.unread
     if failure is not None and failure.other is not None:
         return Judged(state="unknown_format", reason=failure.reason, live=True)
-    if ready or look.page.bodies or look.ok(look.engine.health.live):
+    if ready or look.page.bodies or look.says_it_lives:
         reason = failure.reason if failure is not None else ""
         if failure is not None and failure.state == "not_ready" and not ready:
             return Judged(state="not_ready", reason=reason, live=True, ready=False)

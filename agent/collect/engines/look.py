@@ -44,6 +44,16 @@ class Look:
         """It answers at the page's address, and there is none."""
         return self.unread is not None and self.unread.state == "unknown_format"
 
+    @property
+    def live_paths(self) -> list[str]:
+        health = self.engine.health
+        return [path for path in (health.live, health.live_elsewhere) if path is not None]
+
+    @property
+    def says_it_lives(self) -> bool:
+        """Whether a path for that question answered well."""
+        return any(map(self.ok, self.live_paths))
+
     def ok(self, path: str | None) -> bool:
         """Whether the path answered well."""
         answer = self.answers.get(path) if path is not None else None
@@ -70,6 +80,7 @@ class Looker:
         self._exposition = Exposition()
         self._exposition_of = ""
         self._shown_at = ""  # where the page was found last: asked first
+        self._lives_at = ""
 
     async def look(self, engine: EngineFile) -> Look:
         """Ask everything that the engine's file names for a scrape, side by side. Does not raise for what comes."""
@@ -85,9 +96,8 @@ class Looker:
         if look.hides_page:
             await self._ask_all(look, fallback)
         bodies = self._bodies(look)
-        live = engine.health.live
-        if live is not None and not look.shows_page and not bodies and not look.ok(engine.health.ready):
-            await self._ask_all(look, (live,))
+        if not look.shows_page and not bodies and not look.ok(engine.health.ready):
+            await self._ask_life(look)
         look.page = Page(scrape=look.page.scrape, path=look.page.path, bodies=bodies)
         look.answered = self._asker.answered
         return look
@@ -142,6 +152,14 @@ class Looker:
         async with anyio.create_task_group() as group:
             for path in wanted:
                 group.start_soon(partial(self._ask, look, path))
+
+    async def _ask_life(self, look: Look) -> None:
+        """The first path that says so is asked alone from then on."""
+        for path in (self._lives_at,) if self._lives_at else look.live_paths:
+            await self._ask_all(look, (path,))
+            self._lives_at = path if look.ok(path) else ""
+            if self._lives_at:
+                return
 
     async def _ask(self, look: Look, path: str) -> None:
         try:

@@ -64,6 +64,16 @@ async def test_an_unknown_server_asks_for_its_kind(seen: Seen, session: aiohttp.
     assert "say which (engines.targets, kind)" in seen.last.status.reason
 
 
+async def test_another_front_door_has_its_own_path_of_health(seen: Seen, session: aiohttp.ClientSession) -> None:
+    """MII's RESTful gateway: the path that is not there is asked once, and never `/terminate`."""
+    async with told_server({"/healthz": answer(b"ok")}) as server:
+        subject = scraper(server.url, seen, session, kind="deepspeed_mii")
+        await subject.step()
+        await subject.step()
+    assert (seen.last.status.state, seen.last.status.live) == ("ready", True)
+    assert [path for path in server.asked if path != "/v1/models"] == ["/health", "/healthz", "/healthz"]
+
+
 async def test_nobody_listens(seen: Seen, session: aiohttp.ClientSession) -> None:
     async with told_server() as server:
         pass
