@@ -17,6 +17,10 @@ Outcome = Literal["ok", "error", "timeout", "client_abort", "rejected", "lost_re
 
 UsageSource = Literal["reported", "counted"]
 
+Witness = Literal["sidecar", "span"]
+"""Who saw a request: the sidecar while it ran, or somebody who tells of it afterwards (a span of the engine or the
+application). What only a span tells of is priced out of the engine's unattributed time, later and less precisely."""
+
 RefusalKind = Literal["unreadable", "value", "tenant", "sender"]
 
 SCHEMA_VERSION = 2
@@ -59,6 +63,10 @@ class RequestRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grpc_status: int | None = None  # of a gRPC call
     request_messages: int | None = None
     response_messages: int | None = None
+    seen_by: Witness = "sidecar"
+    max_output_tokens: int | None = None  # what the request allowed the engine to write; None: it did not say
+    attempt: int = 0  # by the client's word (x-stainless-retry-count): 1 is its first retry
+    input_tokens_estimate: int | None = None  # from the body's length, where nothing better was known in time
 
 
 class RequestStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="start"):
@@ -71,6 +79,7 @@ class RequestStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     started_at_ns: int
     model: str | None = None
     tenant: str | None = None
+    input_tokens_estimate: int | None = None
 
 
 class RequestProgressed(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress"):

@@ -15,13 +15,21 @@ IN_FLIGHT = "in_flight"  # outcome under which a request is booked until it ends
 
 @dataclass(slots=True)
 class Amount:
-    """What is booked: GPU time and money, and the requests that came to their end there."""
+    """What is booked: quantities first, the money they cost, and the requests that came to their end there.
+
+    `work_ns` is the part of `gpu_ns` that was charged for prefill and decode work; `energy_uj` (microjoules) was drawn
+    in `metered_ns` of it: time without a reading has no energy, rather than 0. `input_tokens` holds the cached ones.
+    """
 
     gpu_ns: int = 0
     nano: int = 0
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    input_cached_tokens: int = 0
+    work_ns: int = 0
+    energy_uj: int = 0
+    metered_ns: int = 0
 
 
 @dataclass(slots=True)

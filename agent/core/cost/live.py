@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.core.requests import Usage
+from agent.core.requests import Usage, Witness
 
 NO_USAGE = Usage()
 
@@ -22,6 +22,8 @@ class Booking(NamedTuple):
     slot: str = ""  # the GPU itself, a MIG device or a share of one; '' where there is no GPU
     reason: str = ""
     group: str = ""  # of an engine that runs over several nodes
+    namespace: str = ""  # of whoever holds the slot; '' for nobody, and for several
+    pod: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +48,13 @@ class Live:
     unpriced: bool = False
     provisional: dict[Booking, tuple[int, int]] = field(default_factory=dict)  # booked as in_flight
     last_booking: Booking | None = None
+    seen_by: Witness = "sidecar"
+    input_estimate: int | None = None  # tokens, until `usage` is known
+    max_output_tokens: int | None = None
+    attempt: int = 0  # 1: the client's first retry
+    work_ns: int = 0  # of `gpu_ns`: charged for its own prefill and decode
+    energy_uj: int = 0
+    metered_ns: int = 0  # of `gpu_ns`: with an energy reading
 
     @property
     def model_is_booked(self) -> bool:

@@ -42,9 +42,38 @@ SlotReason = Literal[
     "not_watched",  # gap: no snapshot, or no driver
 ]
 Dimension = Literal[
-    "tenant", "model", "engine", "group", "gpu", "gpu_model", "node", "state", "outcome", "slot", "reason"
+    "tenant",
+    "model",
+    "engine",
+    "group",
+    "gpu",
+    "gpu_model",
+    "node",
+    "state",
+    "outcome",
+    "waste",  # why a request's cost bought nothing: its outcome where that is not `ok`, else ''
+    "slot",
+    "reason",
+    "namespace",
+    "pod",
 ]
 Basis = Literal["usage", "allocation"]
+IdlePolicy = Literal["none", "model", "node", "even", "owner"]
+"""Who pays for what nobody used, on the basis `allocation`. `none`: rows of its own. `model`: the requests of the
+engine's model, by GPU time; what belongs to no model stays. `node`: all requests of the node, by GPU time. `even`: all
+tenants who sent a request, equal parts. `owner`: the tenant the slot is reserved for; what has no owner stays."""
+SHARED_STATES = ("loaded_idle", "warmup", "allocated_idle", "unallocated", "broken", "gap")
+"""What `IdlePolicy` spreads. Work for others (`other_workload`) is never anybody else's."""
+
+FilterOp = Literal["is", "is_not", "contains", "contains_not", "starts", "starts_not", "ends", "ends_not"]
+
+
+class Term(Struct, frozen=True):
+    """A row passes when its `dimension` compares with any of `values` (for the negated ones: with none of them)."""
+
+    dimension: Dimension
+    op: FilterOp
+    values: tuple[str, ...]
 
 
 class ReportQuery(Struct, frozen=True, kw_only=True):
@@ -55,7 +84,9 @@ class ReportQuery(Struct, frozen=True, kw_only=True):
     A slot is a GPU, a MIG device or a share; what no slot has (a rest without MIG device, gaps of a cut GPU) stays.
 
     With a `tenant`, rows and totals hold that tenant's part of the report only; its share of idle time is the same as
-    in the whole report.
+    in the whole report. The same holds for `filter`, of which every term must pass.
+
+    `edges`: instants within the window at which rows are cut, ascending: calendar steps have no fixed length.
     """
 
     start_ns: int
@@ -64,6 +95,9 @@ class ReportQuery(Struct, frozen=True, kw_only=True):
     step_seconds: int | None = None
     basis: Basis = "usage"
     tenant: str | None = None
+    edges: tuple[int, ...] = ()
+    idle: IdlePolicy = "model"
+    filter: tuple[Term, ...] = ()
 
 
 class ReportRow(Struct, frozen=True, kw_only=True):
@@ -75,8 +109,12 @@ class ReportRow(Struct, frozen=True, kw_only=True):
     gpu_ns: int
     cost_nano: int | None
     requests: int = 0
-    input_tokens: int = 0
+    input_tokens: int = 0  # with the cached ones
     output_tokens: int = 0
+    input_cached_tokens: int = 0
+    work_ns: int = 0  # of `gpu_ns`: charged for prefill and decode work
+    energy_uj: int | None = None  # None: nothing of it was metered
+    metered_ns: int = 0
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -87,6 +125,11 @@ class Report(Struct, frozen=True, kw_only=True):
     rows: tuple[ReportRow, ...]
     total_gpu_ns: int
     total_cost_nano: int | None
+    # What the rows cover. Wider than asked where only hours or days are kept of the time at an end of the window.
+    start_ns: int = 0
+    end_ns: int = 0
+    total_energy_uj: int | None = None
+    notes: tuple[str, ...] = ()  # for people: what was widened, left out or converted
 
 
 class SlotReconciliation(Struct, frozen=True, kw_only=True):
@@ -101,6 +144,9 @@ class SlotReconciliation(Struct, frozen=True, kw_only=True):
     bill_nano: int | None  # floor(price x wall time), from the price book alone
     parts_nano: dict[str, int]  # state -> nano-units booked
     reconciles: bool
+    energy_uj: int | None = None  # by the meter's first and last reading; None: no meter
+    parts_uj: dict[str, int] = {}
+    metered_ns: int = 0
 
 
 class Reconciliation(Struct, frozen=True, kw_only=True):
@@ -148,3 +194,13 @@ class RequestCost(Struct, frozen=True, kw_only=True):
     input_tokens: int | None = None
     input_cached_tokens: int | None = None
     output_tokens: int | None = None
+    work_ns: int = 0  # of `gpu_ns`: its own prefill and decode; the rest is its share of the common time
+    energy_uj: int | None = None
+    seen_by: str = "sidecar"
+    waste: str = ""
+    attempt: int = 0
+    max_output_tokens: int | None = None
+    gpu_model: str = ""
+    slots: tuple[str, ...] = ()  # on which it ran, as far as is kept
+    price: GpuPrice | None = None  # of a GPU hour then
+    precision: str = ""  # one sentence: how the cost was found, and how exact that is
