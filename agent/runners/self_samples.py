@@ -48,10 +48,10 @@ def money_samples(node: str, settlement: Settlement, board: Board) -> Iterator[S
         yield from gauge("engineroom_cost_total", nano / NANO, labels)
     for (uuid, state), ns in settlement.slot_ns.items():
         yield from gauge("engineroom_gpu_slot_seconds_total", ns / NS, (*base, ("uuid", uuid), ("state", state)))
-    yield from labelled("engineroom_records_accepted_total", settlement.accepted, "kind", base)
-    yield from gauge("engineroom_records_repeated_total", settlement.repeated, base)
-    yield from labelled("engineroom_records_refused_total", settlement.refused, "reason", base)
-    yield from gauge("engineroom_records_missing", settlement.missing, base)
+    yield from labelled("engineroom_records_accepted_total", settlement.senders.accepted, "kind", base)
+    yield from gauge("engineroom_records_repeated_total", settlement.senders.repeated, base)
+    yield from labelled("engineroom_records_refused_total", settlement.senders.refused, "reason", base)
+    yield from gauge("engineroom_records_missing", settlement.senders.missing, base)
     prices = {price.gpu_model: price for price in settlement.prices_in_force()}
     for gpu in board.gpus.gpus if board.gpus else ():
         price = prices.get(gpu.model)

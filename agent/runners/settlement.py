@@ -1,8 +1,8 @@
 """GPU snapshots, engine snapshots and request records in; settled GPU time and money in the ledger out."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, get_args
+from typing import Protocol
 
 import anyio
 import structlog
@@ -19,7 +19,6 @@ from agent.core.readings import EngineSnapshot, EngineStatus
 from agent.core.requests import (
     RecordBatch,
     RecordReceipt,
-    RefusalKind,
     RefusedEvent,
     RequestProgressed,
     RequestRecord,
@@ -28,16 +27,15 @@ from agent.core.requests import (
 from agent.core.traffic import UNKNOWN_MODEL
 from agent.core.workloads import Attribution
 from agent.engines.addresses import endpoint
-from agent.ledger.ledger import CostKey, Ledger, SenderKey
-from agent.ledger.receiving import LOST, Accepted
+from agent.ledger.ledger import CostKey, Ledger
+from agent.ledger.receiving import LOST
+from agent.runners.senders import Senders
 
 log = structlog.get_logger()
 
 NS = 1_000_000_000
 QUIET_SECONDS = 5  # where nothing but states is booked, one transaction covers this much time
-SKEW_SAMPLES = 16
 MAX_WAITING = 16  # batches; each sidecar sends one at a time
-SILENT_NS = 60 * NS  # a sidecar with an open request is heard every 10 s, or it is gone
 
 
 class Clock(Protocol):
@@ -77,11 +75,7 @@ class Settlement:
         # For /metrics, since the ledger began; they never decrease.
         self.cost_nano: dict[CostKey, int] = dict(opened.cost_nano)  # (state, tenant, model, currency)
         self.slot_ns: dict[tuple[str, str], int] = dict(opened.slot_ns)  # (gpu uuid, state)
-        # Ends go on where the ledger ends: what was stored once stays counted.
-        self.accepted = {"start": 0, "progress": 0, "end": opened.ended}
-        # Since this process started: events that came again, and that will never be taken, by reason.
-        self.repeated = 0
-        self.refused = dict.fromkeys(get_args(RefusalKind), 0)
+        self.senders = Senders(opened.senders, opened.missing, opened.ended, clock.now_ns())
         self._ledger = ledger
         self._clock = clock
         self._watermark_ns = int(watermark_seconds * NS)
@@ -95,13 +89,6 @@ class Settlement:
         self._prepared: Closed | None = None  # decided, not in the ledger yet
         self._engines: dict[str, str] = {}  # host:port -> name
         self._last_read_ns = -1
-        # Silence counts from now on: while this agent was away it could hear nobody.
-        self._heard: dict[SenderKey, int] = dict.fromkeys(opened.senders, clock.now_ns())
-        # By (sender, sidecar): the epoch that spoke last, and samples of its clock; the epoch that was last stored.
-        self._skews: dict[tuple[str, str], tuple[int, deque[int]]] = {}
-        self._stored: dict[tuple[str, str], int] = {}
-        self._missing = dict(opened.missing)
-        self._refused_of: set[tuple[str, str]] = set()  # (sender, sidecar) whose last batch was not taken whole
         self._turn = anyio.Lock(fast_acquire=True)
 
     @property
@@ -153,21 +140,17 @@ class Settlement:
         """A GPU left this node for good: its bill ends. False when there is no such GPU."""
         return self._tariff.retire(gpu)
 
-    @property
-    def missing(self) -> int:
-        """Event numbers that never came although later ones of the same sidecar did, since the ledger began."""
-        return sum(self._missing.values())
-
     async def accept(self, batch: RecordBatch, sender: str = "", refused: Sequence[RefusedEvent] = ()) -> RecordReceipt:
         """Store a sidecar's events durably, then let them count. Raises `TryLater` when they cannot be stored.
 
         `sender` is who the doors say is telling, '' when they do not ask. `refused` was sorted out of the batch before
         and goes into the receipt. Batches are taken one after the other; too many at once are told to come later.
         """
-        self._hear(batch, sender)  # also when it cannot be stored now
+        now = self._clock.now_ns()
+        self.senders.hear(batch, sender, now)  # also when it cannot be stored now
         if self._turn.statistics().tasks_waiting >= MAX_WAITING:
             raise TryLater(f"{MAX_WAITING} batches wait for the ledger already", 1.0)
-        skew = self._skew(batch, sender)  # before it waits: what is measured is the way here
+        skew = self.senders.skew_ns(batch, sender, now)  # before it waits: what is measured is the way here
         async with self._turn:
             # What the ledger has stored must count here too, even if whoever sent it does not wait any more.
             with anyio.CancelScope(shield=True):
@@ -175,10 +158,9 @@ class Settlement:
         return receipt
 
     async def _take(self, batch: RecordBatch, skew: int, sender: str, refused: Sequence[RefusedEvent]) -> RecordReceipt:
-        key = (sender, batch.sidecar)
-        ends_older = self._stored.get(key) != batch.epoch
+        ends_older = self.senders.is_new_start(batch, sender)
         accepted = await self._ledger.accept(batch, skew, sender, refused, ends_older=ends_older)
-        self._stored[key] = batch.epoch
+        self.senders.stored(batch, sender, accepted)
         for started in accepted.started:
             self._start(started, skew)
         for progressed in accepted.progressed:
@@ -188,49 +170,9 @@ class Settlement:
             if record.id in self._tariff.live or record.id not in accepted.revised:
                 self._end(record, skew)
         self._lose(accepted.lost)
-        self._count_events(batch, sender, accepted)
         for record in accepted.ended:
             self._on_ended(record)
         return accepted.receipt
-
-    def _hear(self, batch: RecordBatch, sender: str) -> None:
-        now = self._clock.now_ns()
-        self._heard[sender, batch.sidecar, batch.epoch] = now
-        # Who is asked who he is only since a moment ago still watches over the requests he told before, and vice versa.
-        for key in self._heard:
-            if key[1:] == (batch.sidecar, batch.epoch) and "" in (key[0], sender):
-                self._heard[key] = now
-
-    def _count_events(self, batch: RecordBatch, sender: str, accepted: Accepted) -> None:
-        self.accepted["start"] += len(accepted.started)
-        self.accepted["progress"] += len(accepted.progressed)
-        self.accepted["end"] += len(accepted.ended)
-        self.repeated += accepted.receipt.repeated
-        key = (sender, batch.sidecar, batch.epoch)
-        self._missing.pop(key, None)
-        if accepted.missing:
-            self._missing[key] = accepted.missing
-        refused = accepted.receipt.refused
-        for event in refused:
-            self.refused[event.kind] += 1
-        if refused and key[:2] not in self._refused_of:
-            self._refused_of.add(key[:2])
-            first = refused[0]
-            log.warning("records_refused", sidecar=batch.sidecar, sender=sender, events=len(refused), kind=first.kind,
-                        sequence=first.sequence, reason=first.reason)  # fmt: skip
-        elif batch.events and not refused and key[:2] in self._refused_of:
-            self._refused_of.discard(key[:2])
-            log.info("records_taken_whole_again", sidecar=batch.sidecar, sender=sender)
-
-    def _skew(self, batch: RecordBatch, sender: str) -> int:
-        """Bill clock minus the sidecar's: the least of the last samples, since a slow delivery only adds to it."""
-        key = (sender, batch.sidecar)
-        epoch, samples = self._skews.get(key, (-1, deque[int]()))
-        if batch.epoch != epoch:
-            samples = deque(maxlen=SKEW_SAMPLES)
-            self._skews[key] = (batch.epoch, samples)
-        samples.append(self._clock.now_ns() - batch.sent_at_ns)
-        return min(samples)
 
     def _start(self, event: RequestStarted, skew_ns: int) -> None:
         self._tariff.add(
@@ -241,6 +183,7 @@ class Settlement:
                 started_ns=event.started_at_ns + skew_ns,
                 model=event.model or "",
                 tenant=event.tenant or "",
+                input_estimate=event.input_tokens_estimate,
             )
         )
 
@@ -264,6 +207,9 @@ class Settlement:
         live.ended_ns = max(live.started_ns, record.ended_at_ns + skew_ns)
         live.outcome = record.outcome
         live.usage = record.usage
+        live.input_estimate = record.input_tokens_estimate
+        live.max_output_tokens = record.max_output_tokens
+        live.attempt = record.attempt
         if record.first_token_at_ns is not None:
             live.first_token_ns = record.first_token_at_ns + skew_ns
 
@@ -279,24 +225,13 @@ class Settlement:
 
     async def _give_up_silent(self) -> None:
         """End the open requests of sidecars that are gone: they would go on taking their engine's time for ever."""
-        now = self._clock.now_ns()
-        for key, heard_ns in list(self._heard.items()):
-            if now - heard_ns <= SILENT_NS:
-                continue
+        for key, heard_ns in self.senders.silent(self._clock.now_ns()):
             sender, sidecar, epoch = key
             lost = await self._ledger.lose(sidecar, epoch, heard_ns, sender)
-            del self._heard[key]
-            self._forget(sender, sidecar)
+            self.senders.forget(key)
             self._lose(lost)
             if lost:
                 log.warning("sidecar_silent", sidecar=sidecar, requests=len(lost))
-
-    def _forget(self, sender: str, sidecar: str) -> None:
-        """What is kept of a sidecar of which no start is heard any more: names are not free."""
-        if not any(key[:2] == (sender, sidecar) for key in self._heard):
-            self._skews.pop((sender, sidecar), None)
-            self._stored.pop((sender, sidecar), None)
-            self._refused_of.discard((sender, sidecar))
 
     def _lose(self, lost: dict[str, int]) -> None:
         for request_id, heard_ns in lost.items():

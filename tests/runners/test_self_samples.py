@@ -19,10 +19,12 @@ def test_money_leaves_its_integers_only_here() -> None:
     settlement: Any = SimpleNamespace(
         cost_nano={("request", "team", "m", "CNY"): 1_500_000_000, ("unallocated", "", "", "CNY"): 1},
         slot_ns={("GPU-1", "request"): 2_500_000_000},
-        accepted={"start": 1, "progress": 0, "end": 1},
-        repeated=4,
-        refused={"unreadable": 0, "value": 2},
-        missing=5,
+        senders=SimpleNamespace(
+            accepted={"start": 1, "progress": 0, "end": 1},
+            repeated=4,
+            refused={"unreadable": 0, "value": 2},
+            missing=5,
+        ),
         prices_in_force=lambda: (
             GpuPrice(gpu_model="m", currency="CNY", nano_per_hour=6_610_000_000, effective_from="always"),
         ),

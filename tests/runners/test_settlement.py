@@ -385,7 +385,7 @@ async def test_a_sender_that_went_away_is_counted_like_any_other(bench: Bench) -
         group.start_soon(settlement.accept, batch)
         await anyio.lowlevel.checkpoint()  # it is under way
         group.cancel_scope.cancel()
-    assert (settlement.open_requests, settlement.accepted["start"]) == (1, 1)
+    assert (settlement.open_requests, settlement.senders.accepted["start"]) == (1, 1)
     assert [r.id for r in bench.ended] == ["r2"]
     assert (await settlement.accept(batch)).repeated == 2
 
@@ -435,14 +435,14 @@ async def test_every_event_is_counted_as_one_thing(bench: Bench) -> None:
     assert [event.kind for event in receipt.refused] == ["sender", "value"]
     two._sequence = 9
     await settlement.accept(two.batch(T0, two.end(record("c", T0, T0))), "token::y")
-    assert settlement.accepted == {"start": 1, "progress": 0, "end": 2}
-    assert settlement.repeated == 4
-    assert settlement.refused == {"unreadable": 0, "value": 1, "tenant": 0, "sender": 1}
-    assert settlement.missing == 7
+    assert settlement.senders.accepted == {"start": 1, "progress": 0, "end": 2}
+    assert settlement.senders.repeated == 4
+    assert settlement.senders.refused == {"unreadable": 0, "value": 1, "tenant": 0, "sender": 1}
+    assert settlement.senders.missing == 7
     await bench.restart()
     again = bench.settlement
-    assert (again.accepted["end"], again.missing) == (2, 7), "the ledger knows"
-    assert (again.repeated, sum(again.refused.values())) == (0, 0), "since this process started"
+    assert (again.senders.accepted["end"], again.senders.missing) == (2, 7), "the ledger knows"
+    assert (again.senders.repeated, sum(again.senders.refused.values())) == (0, 0), "since this process started"
 
 
 async def test_requests_go_on_when_the_doors_get_locks(bench: Bench) -> None:
@@ -577,7 +577,7 @@ async def _ledger_after(path: Path, starts: dict[int, list[RequestEvent]], order
             )
             await settlement.accept(batch)  # its sender did not hear the answer
     await settlement.accept(Sidecar(epoch=max(starts)).batch(T0 + 1000 * NS))  # it lives, its earlier starts do not
-    found = (rows(ledger, requests), rows(ledger, sidecars), sorted(told), settlement.missing)
+    found = (rows(ledger, requests), rows(ledger, sidecars), sorted(told), settlement.senders.missing)
     ends = {live.id: live.ended_ns for live in settlement._tariff.live.values()}
     assert ends == {row["id"]: row["ended_ns"] for row in found[0]}, "memory and file say the same"
     ledger.close()
