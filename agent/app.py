@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import structlog
 from anyio.abc import TaskGroup
@@ -26,10 +27,10 @@ from agent.core.board import Board
 from agent.core.cost.prices import PriceBook
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.metrics.series import History
-from agent.core.ports import ConfigError, TryLater
 from agent.core.requests import RequestRecord
 from agent.core.traffic import Traffic
 from agent.core.workloads import Attribution
+from agent.cost_stations import CostStations, check_money
 from agent.datafolder import DataFolder, default_folder, machine_id
 from agent.deliveries import Deliveries
 from agent.doors.hosts import own_names
@@ -38,34 +39,25 @@ from agent.doors.tls import ServerTls
 from agent.engine_stations import EngineStations
 from agent.gpu_stations import DcgmServer, GpuStations
 from agent.ledger.ledger import Ledger
+from agent.ledger.postgresql import database_of
 from agent.ledger.pricefile import load_prices
 from agent.lifecycle import Health, every, record_success, rest_from_collecting, running, until_signal
-from agent.runners.leases import LeaseDesk
+from agent.runners.owners_settings import owners
 from agent.runners.publish import Publisher
 from agent.runners.rules import RuleRunner, load_rules
 from agent.runners.self_samples import money_samples, rule_samples, slot_samples
-from agent.runners.settlement import Settlement
 from agent.settings import split_address
 from exporters.prometheus import render
 
 log = structlog.get_logger()
 
 PUBLISH_SECONDS = 5.0
-SETTLE_SECONDS = 1.0
 
 
 def rules_of(settings: Settings) -> tuple[RuleGroup, ...]:
     """The rule files, read and checked against the history that is kept. Raises `ConfigError`."""
     kept = KeptHistory(int(settings.storage.history_seconds * 1000), "storage.history_seconds")
     return load_rules(settings.rules.files, kept)
-
-
-def check_quotas(settings: Settings, prices: PriceBook | None) -> None:
-    """Money can be limited only in the currency it is counted in. Raises `ConfigError`."""
-    for number, rule in enumerate(settings.quotas.rules):
-        if rule.money is not None and (prices is None or rule.money.currency != prices.currency):
-            counted = f"prices are in {prices.currency}" if prices else "there are no prices; add them under `prices`"
-            raise ConfigError(f"quotas.rules.{number}.money.currency", f"is {rule.money.currency}, but {counted}")
 
 
 def tls_of(settings: Settings) -> ServerTls | None:
@@ -78,10 +70,7 @@ def check_settings(settings: Settings) -> Iterator[str]:
     groups = rules_of(settings)
     yield f"rules: {sum(len(group.rules) for group in groups)} in {len(groups)} groups"
     prices = load_prices(settings.prices)
-    yield f"prices: in {prices.currency}" if prices else "prices: none, so GPU time is counted and not priced"
-    check_quotas(settings, prices)
-    if settings.quotas.rules:
-        yield f"quotas: {', '.join(f'{rule.name} ({rule.mode})' for rule in settings.quotas.rules)}"
+    yield from check_money(settings, prices)
     targets = settings.engines.targets
     doors_of(settings.api)
     tls = tls_of(settings)
@@ -97,14 +86,16 @@ async def run(settings: Settings, reader_command: Sequence[str] | None = None) -
     the start; a crash of a station later raises and ends the process.
     """
     groups, prices = rules_of(settings), load_prices(settings.prices)
-    check_quotas(settings, prices)
+    list(check_money(settings, prices))
     path = settings.storage.data_dir or default_folder(dict(os.environ), is_root=os.geteuid() == 0)
     api_host, api_port = split_address(settings.api.listen)
     with DataFolder(path) as folder, closing(listen(api_host, api_port, "api.listen")) as api_socket:
         node = settings.node.name or socket.gethostname()
-        with closing(await Ledger.open(folder.path / "ledger.sqlite", node)) as ledger:
+        where = database_of(settings.storage.ledger, settings.storage.ledger_file) or folder.path / "ledger.sqlite"
+        zone = settings.node.time_zone
+        with closing(await Ledger.open(where, node, time_zone=zone, owners=owners(settings.tariff.owners))) as ledger:
             log.info("starting", version=__version__, node=node, node_id=folder.node_id(machine_id()), data=str(path))
-            await Agent(settings, node, ledger, groups, prices, reader_command).run(api_socket)
+            await Agent(settings, node, ledger, groups, prices, folder.path, reader_command).run(api_socket)
     log.info("stopped")
 
 
@@ -118,6 +109,7 @@ class Agent:
         ledger: Ledger,
         groups: Sequence[RuleGroup],
         prices: PriceBook | None,
+        data: Path,
         reader_command: Sequence[str] | None,
     ) -> None:
         self.settings = settings
@@ -129,19 +121,12 @@ class Agent:
         self.board = Board(node=node)
         storage = settings.storage
         self.history = History(retention_seconds=storage.history_seconds, max_bytes=storage.history_bytes)
-        self.settlement = Settlement(
-            ledger,
-            prices,
-            node,
-            self.clock,
-            gpu_interval_seconds=settings.gpus.interval_seconds,
-            workload_interval_seconds=settings.workloads.interval_seconds,
-            on_ended=self._on_ended,
-        )
-        self.quotas = LeaseDesk(settings.quotas.to_policy(), ledger, self.settlement.cost_nano, self.clock.now_ns)
         self.doors = doors_of(settings.api)
         self.tls = tls_of(settings)
         self.delivery = Deliveries(settings.exporters, node, self._page_url())
+        webhooks = self.delivery.report_webhooks(settings.reports)
+        self.cost = CostStations(settings, node, ledger, prices, self.board, data, self._on_ended, webhooks)
+        self.settlement = self.cost.settlement
         self.rules = RuleRunner(groups, self.history, self.delivery.offer, node, settings.rules.hold_scale)
         self.publisher = Publisher(
             node=node,
@@ -155,6 +140,7 @@ class Agent:
             extra=(
                 partial(rule_samples, node, self.rules),
                 partial(money_samples, node, self.settlement, self.board),
+                self.cost.samples,
                 lambda: slot_samples(node, self.settlement.present_slots()),
                 self.delivery.samples,
                 lambda: self.gpus.samples(),
@@ -205,7 +191,7 @@ class Agent:
                         )
                         rest_from_collecting()
                         await until_signal(self.health)
-                await self._book_the_rest()
+                await self.cost.book_the_rest()
 
     def _start_stations(self, group: TaskGroup) -> None:
         def pulse(name: str, seconds: float, step: Callable[[], Awaitable[None]], *, essential: bool) -> None:
@@ -213,17 +199,9 @@ class Agent:
 
         self.gpus.start(group)
         self.engines.start(group)
-        pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
-        pulse("quotas", SETTLE_SECONDS, self.quotas.step, essential=False)
+        self.cost.start(pulse)
         pulse("publish", PUBLISH_SECONDS, self.publisher.step, essential=False)
         pulse("rules", self.settings.rules.interval_seconds, self._evaluate_rules, essential=True)
-
-    async def _book_the_rest(self) -> None:
-        """Close the bill up to now. What cannot be written any more is booked as `gap` at the next start."""
-        try:
-            await self.settlement.drain()
-        except TryLater as error:
-            log.error("last_seconds_not_booked", reason=error.reason)
 
     async def _evaluate_rules(self) -> None:
         await self.rules.step(self.publisher.now_ms())
@@ -256,16 +234,23 @@ class Agent:
             queries=HistoryQueries(self.history),
             ledger=self.ledger,
             accept=self.settlement.accept,
-            lease=self.quotas.answer,
+            lease=self.cost.quotas.answer,
             render_metrics=lambda open_metrics: render(self.publisher.samples(), open_metrics=open_metrics),
             rule_groups=runner_groups(self.rules, self.settings.rules.interval_seconds),
             prices=self.settlement.prices_in_force,
             price_source=str(prices.file or "the configuration file") if self.prices else "",
             deliveries=self.delivery.views,
             slots=self.settlement.present_slots,
-            features=lambda: (*self.gpus.features(), *self.engines.features()),
+            features=lambda: (*self.gpus.features(), *self.engines.features(), *self.cost.features()),
             refused=self.engines.refused,
             hold_scale=f"Rules hold {scale:g} times as long as their file says." if scale != 1 else "",
             hosts=frozenset(self.settings.api.allowed_hosts) | own_names(self.node),
             unix_ns=self.clock.now_ns,
+            time_zone=self.settings.node.time_zone,
+            focus=self.settings.reports.focus.to_names(),
+            standings=lambda: self.cost.budgets.standings,
+            budgets=self.cost.budget_figures,
+            tariff=self.cost.work.views,
+            variance=self.cost.invoices.variance,
+            savings=self.cost.savings,
         )

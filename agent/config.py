@@ -18,7 +18,10 @@ from agent.core.ports import ConfigError
 from agent.delivery.settings import AlertsDeliverySettings
 from agent.doors.settings import require_credentials
 from agent.ledger.settings import PricesSettings
+from agent.runners.budgets_settings import BudgetsSettings
+from agent.runners.reports_settings import ReportsSettings
 from agent.runners.settings import RulesSettings
+from agent.runners.tariff_settings import TariffSettings
 from agent.settings import NodeSettings, Section, StorageSettings
 from agent.sidecar.quota.settings import QuotasSettings
 from agent.sidecar.settings import SidecarSettings
@@ -45,6 +48,9 @@ class Settings(Section):
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings)
     rules: RulesSettings = Field(default_factory=RulesSettings)
     prices: PricesSettings = Field(default_factory=PricesSettings)
+    tariff: TariffSettings = Field(default_factory=TariffSettings)
+    budgets: BudgetsSettings = Field(default_factory=BudgetsSettings)
+    reports: ReportsSettings = Field(default_factory=ReportsSettings)
     quotas: QuotasSettings = Field(default_factory=QuotasSettings)
     exporters: ExportersSettings = Field(default_factory=ExportersSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)

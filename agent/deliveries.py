@@ -8,13 +8,16 @@ import anyio
 from agent.api.services import DeliveryView
 from agent.clock import unix_ns
 from agent.core.alerts.alert import Alert, AlertState
+from agent.core.cost.report_forms import ReportNews
 from agent.core.metrics.samples import Sample
 from agent.core.ports import ConfigError, Exporter
 from agent.delivery.latest import LatestDelivery
 from agent.delivery.settings import AlertsDeliverySettings
+from agent.runners.reports_settings import ReportsSettings
 from agent.runners.self_samples import delivery_samples
 from exporters.alertmanager import AlertmanagerExporter
 from exporters.post import open_session
+from exporters.report_webhook import ReportWebhook
 from exporters.webhook import WebhookExporter
 
 
@@ -61,6 +64,21 @@ class Deliveries:
             _latest(managers, settings.resend_seconds),
             _latest(hooks, settings.webhook_repeat_seconds),
         )
+
+    def report_webhooks(self, reports: ReportsSettings) -> dict[str, Exporter[ReportNews]]:
+        """Schedule -> who is sent its reports. Raises `ConfigError` for a file that cannot be read."""
+        found: dict[str, Exporter[ReportNews]] = {}
+        for number, schedule in enumerate(reports.schedules):
+            hook, key = schedule.webhook, f"reports.schedules.{number}.webhook"
+            if hook is not None:
+                found[schedule.name] = ReportWebhook(
+                    schedule.name,
+                    hook.url or _secret(hook.url_file, f"{key}.url_file"),
+                    self._session,
+                    secret=_secret(hook.secret_file, f"{key}.secret_file").encode(),
+                    authorization=_secret(hook.authorization_file, f"{key}.authorization_file"),
+                )
+        return found
 
     def offer(self, alerts: Sequence[Alert], _now_ns: int) -> None:
         """The newest state of each alert. Never waits."""

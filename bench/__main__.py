@@ -15,7 +15,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "grpc": ("bench.grpc",),
     "restart": ("bench.sidecar_restart",),
     "gpus": ("bench.gpus", "bench.slots"),
-    "cost": ("bench.money",),
+    "cost": ("bench.money", "bench.ledger", "bench.reports", "bench.budgets", "bench.tariff"),
     "engines": ("bench.engines", "bench.engines_scrape", "bench.engines_loop"),
 }
 

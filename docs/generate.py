@@ -46,7 +46,7 @@ def metrics_page() -> str:
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting with its dotted path; `[]` stands for an item of a list."""
     for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
+        path = f"{prefix}{field.alias or name}"
         inner, many = _inner(field.annotation)
         if inner is None:
             yield path, field
@@ -101,7 +101,8 @@ def example_page() -> str:
 
 def _example(model: type[BaseModel], indent: str, mark: str) -> Iterator[str]:
     """Lines of one mapping; `mark` is ``#`` inside what is commented out."""
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         yield from _comment(field.description or "", indent)
         inner, many = _inner(field.annotation)
         if inner is not None:

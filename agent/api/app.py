@@ -5,7 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
+from agent.api.budgets import budgets_router
 from agent.api.cost import cost_router
+from agent.api.cost_variance import variance_router
 from agent.api.doctor import doctor_router
 from agent.api.doors import Doors
 from agent.api.engines import engines_router
@@ -16,11 +18,14 @@ from agent.api.page import page_router
 from agent.api.probe_routes import probe_router
 from agent.api.problems import add_problem_handlers
 from agent.api.prometheus import prometheus_router
+from agent.api.savings import savings_router
+from agent.api.savings_sources import SavingsSources
 from agent.api.schema import describe
 from agent.api.scrape import scrape_router
 from agent.api.security import OwnHostOnly
 from agent.api.services import NodeServices
 from agent.api.slots import slots_router
+from agent.api.tariff import tariff_router
 
 _WORTH_COMPRESSING_BYTES = 1400  # what one packet carries anyway
 _GZIP_LEVEL = 4  # the page at level 9 takes three times as long for 3 % less
@@ -49,7 +54,11 @@ def build_api(node: NodeServices, doors: Doors) -> FastAPI:
     app.include_router(probe_router(node.health))
     app.include_router(scrape_router(node))
     app.include_router(prometheus_router(node))
-    app.include_router(cost_router(node))
+    app.include_router(cost_router(node, node.focus))
+    app.include_router(budgets_router(node.standings))
+    app.include_router(tariff_router(node.tariff))
+    app.include_router(savings_router(node, node.savings or SavingsSources()))
+    app.include_router(variance_router(node.variance, node.unix_ns, node.time_zone))
     app.include_router(slots_router(node))
     app.include_router(engines_router(node))
     app.include_router(doctor_router(node))

@@ -1,25 +1,30 @@
-"""Cost questions: query parameters → ledger → JSON or CSV. Money is integer nano-units and an exact decimal text."""
+"""Cost questions: query parameters → ledger → JSON, CSV or FOCUS. Money is integer nano-units and an exact text."""
 
-import csv
-import io
-from typing import Annotated, Any, get_args
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
+import anyio.to_thread
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response, StreamingResponse
 
 from agent.api.access import caller
-from agent.api.numbers import money
+from agent.api.cost_parameters import ReportParameters, bad, check_currency, own_tenant, read_question
 from agent.api.problems import Problem
 from agent.api.services import NodeServices
-from agent.api.times import WINDOW_FORMS, parse_duration, parse_window, rfc3339
-from agent.core.cost.reports import Dimension, Report, ReportQuery, ReportRow
-from agent.doors.identity import Identity
+from agent.core.cost.calendar import Calendar
+from agent.core.cost.explanation import parts_of, remarks
+from agent.core.cost.filter_language import DIMENSIONS
+from agent.core.cost.focus import COLUMNS, Focus, FocusNames, questions, unpriced_ns
+from agent.core.cost.report_forms import CSV_ROWS, JSON_ROWS, MICRO, csv_text, exact_text, report_csv, report_json
+from agent.core.cost.reports import Reconciliation, Report, ReportQuery, RequestCost
+
+__all__ = ["DIMENSIONS", "cost_router"]
 
 NS = 1_000_000_000
-MAX_STEPS = 11_000
-DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+CSV = "text/csv; charset=utf-8"
+ROWS_AT_ONCE = 500  # of a dataset; made in a thread, so that nobody else waits
 
 
 class Nothing(BaseModel):
@@ -28,45 +33,32 @@ class Nothing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ReportParameters(BaseModel):
-    """Query parameters of the cost report."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    window: str = Field("today", description=f"Time covered: {WINDOW_FORMS}.")
-    aggregate: str = Field("state", description=f"Comma-separated dimensions of a row, of: {', '.join(DIMENSIONS)}.")
-    step: str | None = Field(None, description="Length of a bucket, e.g. 1h or 1d; without it one row per group.")
-    basis: str = Field("usage", description="`usage` as booked; `allocation` spreads idle time over the requests.")
-    format: str = Field("json", description="json or csv.")
-    tenant: str | None = Field(None, description="Only what is this tenant's.", max_length=256)
-
-
-def cost_router(node: NodeServices) -> APIRouter:
-    """The paths under ``/api/v1/cost``."""
+def cost_router(node: NodeServices, names: FocusNames | None = None) -> APIRouter:
+    """The paths under ``/api/v1/cost``. `names` are those of FOCUS datasets."""
     router = APIRouter(prefix="/api/v1/cost", tags=["Cost"])
+    calendar = Calendar(node.time_zone)
 
     @router.get("/report", summary="GPU time and cost of a window, grouped.", response_class=Response)
     async def report(request: Request, parameters: Annotated[ReportParameters, Query()]) -> Response:
-        tenant = _own_tenant(caller(request), parameters.tenant)
-        if parameters.format not in ("json", "csv"):
-            raise _bad("format", f"{parameters.format!r} is not served here", "Ask for json or csv.")
-        found = await node.ledger.report(report_query(parameters, node.unix_ns(), node.time_zone, tenant))
+        tenant = own_tenant(caller(request), parameters.tenant)
+        now_ns = node.unix_ns()
+        asked = read_question(parameters, now_ns, calendar, tenant)
+        if parameters.format == "focus":
+            focus = Focus(names=names or FocusNames(), node=node.node, calendar=calendar, now_ns=now_ns)
+            return await _focus(node, focus, asked.query, parameters.currency)
+        found = await node.ledger.report(asked.query)
+        check_currency(parameters.currency, found.currency)
         if parameters.format == "csv":
-            headers = {"Content-Disposition": 'attachment; filename="engineroom-cost.csv"'}
-            return Response(report_csv(found), headers=headers, media_type="text/csv; charset=utf-8")
-        return _json(report_json(found))
+            return await _csv(parameters, found)
+        whole = None if asked.shows_idle else await node.ledger.report(asked.whole)
+        page = parameters.page(JSON_ROWS)
+        return await anyio.to_thread.run_sync(lambda: _json(report_json(asked, found, page, whole)))
 
-    @router.get("/reconcile", summary="Proof that the parts booked equal price x time, per GPU.")
+    @router.get("/reconcile", summary="Proof that the parts booked equal price x time, per slot, also in joules.")
     async def reconcile(_none: Annotated[Nothing, Query()]) -> Response:
-        found = await node.ledger.reconcile()
-        body = msgspec.to_builtins(found)
-        body["bill"] = money(found.bill_nano)
-        for slot, values in zip(found.slots, body["slots"], strict=True):
-            values["bill"] = money(slot.bill_nano)
-            values["wall_seconds"] = slot.wall_ns / NS
-        return _json(body)
+        return _json(reconcile_json(await node.ledger.reconcile()))
 
-    @router.get("/requests/{id}", summary="What one request cost, and of what.")
+    @router.get("/requests/{id}", summary="What one request cost, and of what: part by part.")
     async def request_cost(
         request: Request,
         request_id: Annotated[str, Path(alias="id", max_length=64)],
@@ -81,128 +73,110 @@ def cost_router(node: NodeServices) -> APIRouter:
                 "Take the id from the response header the sidecar adds; a request shows up here once it was settled, "
                 "within seconds of its end, and until the ledger's retention ends.",
             )
-        body = msgspec.to_builtins(found)
-        body |= {"cost": money(found.cost_nano), "gpu_seconds": found.gpu_ns / NS}
-        return _json(body)
+        return _json(request_json(found))
 
     @router.get("/prices", summary="Prices in force, and what they are made of.")
     async def prices(_none: Annotated[Nothing, Query()]) -> Response:
         listed = []
         for price in node.prices():
             body = msgspec.to_builtins(price)
-            body["per_hour"] = money(price.nano_per_hour)
+            body["per_hour"] = exact_text(price.nano_per_hour)
             for part, values in zip(price.parts, body["parts"], strict=True):
-                values["per_hour"] = money(part.nano_per_hour)
+                values["per_hour"] = exact_text(part.nano_per_hour)
             listed.append(body)
         return _json({"source": node.price_source or None, "prices": listed})
 
     return router
 
 
-def _own_tenant(identity: Identity, asked: str | None) -> str | None:
-    """Whose figures the report may hold: None for everybody's. Raises `Problem` for somebody else's."""
-    if identity.tenant is None:
-        return asked
-    if asked not in (None, identity.tenant):
-        detail = f"{identity.name} may see one tenant's costs, and {asked!r} is another."
-        raise Problem(403, "Not allowed", detail, "Leave out `tenant`, or ask whoever runs this agent.")
-    return identity.tenant
+async def _csv(parameters: ReportParameters, found: Report) -> Response:
+    page = parameters.page(CSV_ROWS)
+    if parameters.limit is None and len(found.rows) > page.offset + page.limit:
+        # A CSV file cannot say that it is not whole.
+        detail = f"{len(found.rows)} rows are more than the {page.limit} that one CSV answer holds."
+        raise Problem(400, "Answer too large", detail, "Aggregate by less, or ask in parts with offset and limit.")
+    headers = {"Content-Disposition": 'attachment; filename="engineroom-cost.csv"'}
+    headers["X-Engineroom-Rows-Found"] = str(len(found.rows))
+    text = await anyio.to_thread.run_sync(report_csv, found, page)  # long ones take seconds
+    return Response(text, headers=headers, media_type=CSV)
 
 
-def report_query(parameters: ReportParameters, now_ns: int, zone: str, tenant: str | None) -> ReportQuery:
-    """The ledger's question, about `tenant` only unless it is None.
+async def _focus(node: NodeServices, focus: Focus, query: ReportQuery, currency: str | None) -> Response:
+    """The dataset, some hours of it in memory at a time. What fails before the first is answered as a problem.
 
-    Raises `Problem` that says which parameter is wrong and what would be right.
+    Later the connection breaks off, which clients see: a dataset that ends early must not look whole.
     """
-    try:
-        start, end = parse_window(parameters.window, now_ns, zone)
-    except ValueError as error:
-        raise _bad("window", str(error)) from error
-    dimensions = tuple(part.strip() for part in parameters.aggregate.split(",") if part.strip())
-    for dimension in dimensions:
-        if dimension not in DIMENSIONS:
-            raise _bad("aggregate", f"{dimension!r} is no dimension", f"Dimensions are: {', '.join(DIMENSIONS)}.")
-    if len(set(dimensions)) < len(dimensions):
-        raise _bad("aggregate", f"{parameters.aggregate!r} names a dimension twice", "Name each dimension once.")
-    if parameters.basis not in ("usage", "allocation"):
-        raise _bad("basis", f"{parameters.basis!r} is no basis", "Ask for usage or allocation.")
-    query = {"start_ns": start, "end_ns": end, "aggregate": dimensions, "basis": parameters.basis, "tenant": tenant}
-    return msgspec.convert({**query, "step_seconds": _step(parameters.step, end - start)}, ReportQuery)
+    whole = await node.ledger.report(msgspec.structs.replace(query, aggregate=("gpu",), edges=()))
+    check_currency(currency, whole.currency)
+    if whole.currency is None:
+        detail = "focus needs prices, and nothing in this window has one"
+        raise bad("format", detail, "Add prices under `prices` in the configuration, or ask for csv.")
+    asked = questions(query, focus.calendar)
+    first = next(asked, None)
+    begun = None if first is None else await node.ledger.report(first)
 
+    async def lines() -> AsyncIterator[bytes]:
+        yield csv_text([COLUMNS]).encode()
+        found = begun
+        while found is not None:
+            for at in range(0, len(found.rows), ROWS_AT_ONCE):
+                rows = focus.rows(found, at, at + ROWS_AT_ONCE)
+                yield (await anyio.to_thread.run_sync(csv_text, rows)).encode()
+            following = next(asked, None)
+            found = None if following is None else await node.ledger.report(following)
 
-def _step(text: str | None, window_ns: int) -> int | None:
-    if text is None:
-        return None
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise _bad("step", str(error)) from error
-    if seconds < 1 or seconds != int(seconds):
-        raise _bad("step", f"{text!r} is not a whole number of seconds, at least 1", "Write 60, 5m, 1h or 1d.")
-    if window_ns / NS / seconds > MAX_STEPS:
-        raise _bad("step", f"{text!r} cuts the window into more than {MAX_STEPS} parts", "Choose a larger step.")
-    return int(seconds)
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """The report with seconds and decimal texts beside the exact integers."""
-    query = report.query
-    return {
-        "window": {"start": rfc3339(query.start_ns), "end": rfc3339(query.end_ns)},
-        "aggregate": query.aggregate,
-        "basis": query.basis,
-        "step_seconds": query.step_seconds,
-        "tenant": query.tenant,
-        "currency": report.currency,
-        "rows": [_row(row) for row in report.rows],
-        "total": {
-            "gpu_ns": report.total_gpu_ns,
-            "gpu_seconds": report.total_gpu_ns / NS,
-            "cost_nano": report.total_cost_nano,
-            "cost": money(report.total_cost_nano),
-        },
+    headers = {
+        "Content-Disposition": 'attachment; filename="engineroom-focus.csv"',
+        "X-Engineroom-Focus-Version": focus.names.version,
+        "X-Engineroom-Total": exact_text(whole.total_cost_nano or 0) or "",
     }
+    if unpriced_ns(whole):
+        headers["X-Engineroom-Unpriced-Gpu-Seconds"] = exact_text(unpriced_ns(whole)) or ""
+    return StreamingResponse(lines(), headers=headers, media_type=CSV)
 
 
-def _row(row: ReportRow) -> dict[str, Any]:
-    return {
-        "start": rfc3339(row.start_ns),
-        "end": rfc3339(row.end_ns),
-        "group": row.group,
-        "gpu_ns": row.gpu_ns,
-        "gpu_seconds": row.gpu_ns / NS,
-        "cost_nano": row.cost_nano,
-        "cost": money(row.cost_nano),
-        "requests": row.requests,
-        "input_tokens": row.input_tokens,
-        "output_tokens": row.output_tokens,
+def reconcile_json(found: Reconciliation) -> dict[str, Any]:
+    """The proof, with decimal texts, seconds and joules beside the exact integers."""
+    body: dict[str, Any] = msgspec.to_builtins(found)
+    body["bill"] = exact_text(found.bill_nano)
+    for slot, values in zip(found.slots, body["slots"], strict=True):
+        values["bill"] = exact_text(slot.bill_nano)
+        values["wall_seconds"] = slot.wall_ns / NS
+        values["energy_joules"] = None if slot.energy_uj is None else slot.energy_uj / MICRO
+        values["metered_seconds"] = slot.metered_ns / NS
+        # Of a slot without a meter there is nothing to agree.
+        booked = sum(slot.parts_uj.values())
+        values["energy_reconciles"] = None if slot.energy_uj is None else booked == slot.energy_uj
+    metered = [slot.energy_uj for slot in found.slots if slot.energy_uj is not None]
+    body["energy_uj"] = sum(metered) if metered else None
+    body["energy_joules"] = sum(metered) / MICRO if metered else None
+    return body
+
+
+def request_json(found: RequestCost) -> dict[str, Any]:
+    """The price of one request, its parts, and what to know of them."""
+    body: dict[str, Any] = msgspec.to_builtins(found)
+    body |= {
+        "cost": exact_text(found.cost_nano),
+        "gpu_seconds": found.gpu_ns / NS,
+        "work_seconds": found.work_ns / NS,
+        "energy_joules": None if found.energy_uj is None else found.energy_uj / MICRO,
+        "parts": [
+            {
+                "name": part.name,
+                "gpu_ns": part.gpu_ns,
+                "gpu_seconds": part.gpu_ns / NS,
+                "cost_nano": part.cost_nano,
+                "cost": exact_text(part.cost_nano),
+                "why": part.why,
+            }
+            for part in parts_of(found)
+        ],
+        "remarks": remarks(found),
     }
-
-
-def report_csv(report: Report) -> str:
-    """One line per row; an unknown cost is an empty cell. Names come from outside: see `_cell`."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    dimensions = list(report.query.aggregate)
-    writer.writerow(
-        ["start", "end", *dimensions, "gpu_seconds", "cost", "currency", "requests", "input_tokens", "output_tokens"]
-    )
-    for row in report.rows:
-        names = [_cell(row.group.get(dimension, "")) for dimension in dimensions]
-        seconds = money(row.gpu_ns)  # nanoseconds → exact decimal seconds
-        cost = money(row.cost_nano) or ""
-        counts = [row.requests, row.input_tokens, row.output_tokens]
-        writer.writerow([rfc3339(row.start_ns), rfc3339(row.end_ns), *names, seconds, cost, report.currency, *counts])
-    return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A tenant or model name that a spreadsheet would run as a formula gets an apostrophe in front (CWE-1236)."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _bad(parameter: str, detail: str, remedy: str = "The parameters of this path are listed at /docs.") -> Problem:
-    return Problem(400, "Invalid query parameter", f"{parameter}: {detail}.", remedy)
+    if found.price is not None:
+        body["price"]["per_hour"] = exact_text(found.price.nano_per_hour)
+    return body
 
 
 def _json(body: Any) -> Response:

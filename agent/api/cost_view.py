@@ -1,4 +1,4 @@
-"""Cost reports → the money part of the page: what the node costs per hour, where today's money went."""
+"""Cost reports → the money part of the page: what the node costs per hour, where today's money went, and why."""
 
 from dataclasses import dataclass, field
 
@@ -6,13 +6,18 @@ from markupsafe import Markup
 
 from agent.api import formats
 from agent.api.charts import stacked_bar
+from agent.api.cost_tables import BudgetLine, Budgets, Proof, Top, budget_lines, no_budgets, proof, top
+from agent.api.savings_sources import SavingsSources
+from agent.api.savings_view import SavingsCache, SavingsPanel
 from agent.api.services import NodeServices
 from agent.api.times import parse_window
-from agent.core.cost.reports import Report, ReportQuery
+from agent.core.cost.reports import Dimension, Report, ReportQuery
 from agent.core.ports import TryLater
 
 NS = 1_000_000_000
 MAX_AGE_NS = 5 * NS  # reports of a day cost more than the rest of the page
+PROOF_MAX_AGE_NS = 60 * NS
+TODAY: tuple[Dimension, ...] = ("state", "tenant", "model", "outcome")
 
 STATES: dict[str, tuple[str, str]] = {
     "request": ("Requests", "GPU time spent on requests the sidecar measured"),
@@ -65,15 +70,28 @@ class CostPanel:
     splits: list[Split] = field(default_factory=list)
     prices: list[tuple[str, str, str]] = field(default_factory=list)
     error: str = ""
+    budgets: list[BudgetLine] = field(default_factory=list)
+    tops: list[Top] = field(default_factory=list)
+    savings: SavingsPanel | None = None
+    proof: Proof | None = None
 
 
 class CostReader:
-    """Asks the ledger, at most every 5 seconds."""
+    """Asks the ledger, at most every 5 seconds; for proof and findings less often.
 
-    def __init__(self, node: NodeServices) -> None:
+    `budgets`: how they stand now. Without `sources` no findings are looked for.
+    """
+
+    def __init__(
+        self, node: NodeServices, budgets: Budgets = no_budgets, sources: SavingsSources | None = None
+    ) -> None:
         self.node = node
         self.panel: CostPanel | None = None
         self.read_boot_ns = 0
+        self._budgets = budgets
+        self._savings = None if sources is None else SavingsCache(node, sources)
+        self._proof: Proof | None = None
+        self._proof_until_ns = 0
 
     async def read(self) -> CostPanel:
         now = self.node.boot_ns()
@@ -84,19 +102,41 @@ class CostReader:
 
     async def _read(self) -> CostPanel:
         panel = price_panel(self.node)
+        panel.budgets = budget_lines(self._budgets())
+        if self._savings is not None:
+            panel.savings = await self._savings.read()
+        try:
+            await self._ask(panel)
+        except TryLater as error:
+            panel.error = f"The ledger does not answer: {error.reason}."
+            if self.panel is not None:
+                panel.splits, panel.tops, panel.proof = self.panel.splits, self.panel.tops, self.panel.proof
+        return panel
+
+    async def _ask(self, panel: CostPanel) -> None:
         now = self.node.unix_ns()
+        splits, tops = [], []
         for title, window in (("Today", "today"), ("Last 5 minutes", "5m")):
             start, end = parse_window(window, now, self.node.time_zone)
             if start >= end:
                 continue  # the first instant of a day
-            try:
-                report = await self.node.ledger.report(ReportQuery(start_ns=start, end_ns=end, aggregate=("state",)))
-            except TryLater as error:
-                panel.error = f"The ledger does not answer: {error.reason}."
-                panel.splits = self.panel.splits if self.panel else []
-                return panel
-            panel.splits.append(split(title, report))
-        return panel
+            query = ReportQuery(start_ns=start, end_ns=end, aggregate=TODAY if window == "today" else ("state",))
+            report = await self.node.ledger.report(query)
+            splits.append(split(title, report))
+            if window == "today":
+                tops = [
+                    top("Tenants today", report, "tenant", "no tenant"),
+                    top("Models today", report, "model", "no model"),
+                ]
+        panel.proof = await self._prove()
+        panel.splits, panel.tops = splits, [one for one in tops if one.lines]
+
+    async def _prove(self) -> Proof | None:
+        now = self.node.boot_ns()
+        if self._proof is None or now >= self._proof_until_ns:
+            self._proof = proof(await self.node.ledger.reconcile())
+            self._proof_until_ns = now + PROOF_MAX_AGE_NS
+        return self._proof
 
 
 def price_panel(node: NodeServices) -> CostPanel:
@@ -127,14 +167,15 @@ def price_panel(node: NodeServices) -> CostPanel:
 
 
 def split(title: str, report: Report) -> Split:
-    """A report grouped by state, in the fixed order of `STATES`."""
+    """A report by state (and more), in the fixed order of `STATES`. The cost of a state is that of what has a price."""
     found: dict[str, list[int | None]] = {}
     requests, request_cost = 0, None
     for row in report.rows:
         state = row.group.get("state", "")
-        total = found.setdefault(state, [0, 0])
+        total = found.setdefault(state, [0, None])
         total[0] = (total[0] or 0) + row.gpu_ns
-        total[1] = None if total[1] is None or row.cost_nano is None else total[1] + row.cost_nano
+        if row.cost_nano is not None:
+            total[1] = (total[1] or 0) + row.cost_nano
         requests += row.requests
     if "request" in found:
         request_cost = found["request"][1]

@@ -3,6 +3,8 @@
 import math
 from decimal import Decimal
 
+from agent.core.cost.report_forms import exact_text
+
 
 def plain(value: float) -> str:
     """Shortest text that reads back as the same float, without an exponent, as Prometheus writes sample values."""
@@ -36,8 +38,4 @@ def _special(value: float) -> str | None:
 
 def money(nano: int | None) -> str | None:
     """Exact decimal text of an amount in nano-units, at least two places: 1_500_000_000 → ``1.50``."""
-    if nano is None:
-        return None
-    whole, part = divmod(abs(nano), 1_000_000_000)
-    fraction = f"{part:09d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nano < 0 else ''}{whole}.{fraction}"
+    return exact_text(nano)

@@ -84,7 +84,7 @@ class Page:
         self.node = node
         self.caches = chart_caches()
         self.latencies = LatencyCache()
-        self.cost = CostReader(node)
+        self.cost = CostReader(node, node.budgets, node.savings)
         self.static = Static(_FOLDER / "static")
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
@@ -94,7 +94,7 @@ class Page:
             lstrip_blocks=True,
         )
         self.templates.globals["static"] = self.static.address
-        for name in ("fragment.html.j2", "engines.html.j2", "page.html.j2"):
+        for name in ("fragment.html.j2", "engines.html.j2", "cost.html.j2", "page.html.j2"):
             self.templates.get_template(name)  # compiled now rather than while the first reader waits
         self.rendering = anyio.Lock()
         self.fragment = ""

@@ -6,8 +6,14 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from agent.api.cost_tables import Budgets
+from agent.api.cost_variance import Variances, nothing_billed
+from agent.api.savings_sources import SavingsSources
 from agent.clock import NS, boot_ns, unix_ns
 from agent.core.board import Board
+from agent.core.cost.budgets import Standing
+from agent.core.cost.constants import TariffView
+from agent.core.cost.focus import FocusNames
 from agent.core.cost.present import PresentSlot
 from agent.core.cost.reports import GpuPrice, Reconciliation, Report, ReportQuery, RequestCost
 from agent.core.quotas.leases import LeaseAnswer, LeaseRequest
@@ -15,6 +21,8 @@ from agent.core.quotas.policy import Policy
 from agent.core.requests import RecordBatch, RecordReceipt, RefusedEvent
 from agent.core.workloads import Feature
 from agent.lifecycle import Health
+
+_NAMES = FocusNames()
 
 
 class Line(NamedTuple):
@@ -164,6 +172,12 @@ class NodeServices:
     deliveries: Callable[[], Sequence[DeliveryView]] = _nothing
     slots: Callable[[], Sequence[PresentSlot]] = _nothing
     features: Callable[[], Sequence[Feature]] = _nothing
+    standings: Callable[[], Sequence[Standing]] = _nothing  # of budgets
+    budgets: Budgets = _nothing  # the same, for the page
+    tariff: Callable[[], Sequence[TariffView]] = _nothing
+    variance: Variances = nothing_billed
+    savings: SavingsSources | None = None  # what findings need beside ledger and board
+    focus: FocusNames = _NAMES
     refused: Callable[[], Mapping[str, str]] = _nobody  # ports and processes that discovery does not ask → why
     simulated: str = ""
     hold_scale: str = ""

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from agent import __version__
-from agent.cli import check, demo, dlq, doctor, record, run, sidecar, spool
+from agent.cli import check, demo, dlq, doctor, invoice, ledger, prices, record, report, run, sidecar, spool
 from agent.cli.logs import set_up_logs
 from agent.config import ConfigErrors
 from agent.core.ports import ConfigError
 
-COMMANDS = (run, sidecar, demo, check, doctor, spool, dlq, record)
+COMMANDS = (run, sidecar, demo, check, doctor, report, prices, invoice, ledger, spool, dlq, record)
 
 
 def parser() -> argparse.ArgumentParser:

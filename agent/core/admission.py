@@ -27,6 +27,7 @@ PAST_NS = 366 * 24 * 3600 * NS
 BACKWARDS_NS = 3600 * NS  # an end before its start: the clock was set back while the request ran
 LONGEST_NS = 7 * 24 * 3600 * NS
 MAX_TOKENS = 1_000_000_000
+MAX_ATTEMPT = 100  # retries of one request; who says more is told of as this many
 MAX_BYTES = 1 << 50
 MAX_ID = 64
 MAX_NAME = 256  # addresses, and the sidecar's own name
@@ -102,6 +103,8 @@ def _objection_to_request(told: RequestStarted | RequestRecord) -> str | None:
         return _no_word("upstream", MAX_NAME)
     if told.tenant and not (len(told.tenant) <= MAX_TENANT and told.tenant.isprintable()):
         return f"tenant is no printable name of at most {MAX_TENANT} characters"
+    if told.input_tokens_estimate is not None and not 0 <= told.input_tokens_estimate <= MAX_TOKENS:
+        return _count("input_tokens_estimate", told.input_tokens_estimate, MAX_TOKENS)
     return None
 
 
@@ -118,6 +121,10 @@ def _objection_to_end(record: RequestRecord, first: int, last: int) -> str | Non
         return _count("input_tokens", usage.input_tokens, MAX_TOKENS)
     if not 0 <= (usage.input_cached_tokens or 0) <= MAX_TOKENS:
         return _count("input_cached_tokens", usage.input_cached_tokens, MAX_TOKENS)
+    if record.max_output_tokens is not None and record.max_output_tokens < 0:
+        return f"max_output_tokens {record.max_output_tokens} is below 0"
+    if record.attempt < 0:
+        return f"attempt {record.attempt} is below 0"
     if record.status is not None and not 100 <= record.status <= 999:
         return f"status {record.status} is no HTTP status"
     if not (0 <= record.request_bytes <= MAX_BYTES and 0 <= record.response_bytes <= MAX_BYTES):
@@ -164,6 +171,11 @@ def _tidy_end(record: RequestRecord, changes: dict[str, object]) -> None:
         changes["finish_reason"] = _shortened(record.finish_reason)
     if record.error is not None and not _is_short(record.error):
         changes["error"] = _shortened(record.error)
+    # Both are what a client chose to say: the highest number that is kept is as good as a higher one.
+    if record.max_output_tokens is not None and record.max_output_tokens > MAX_TOKENS:
+        changes["max_output_tokens"] = MAX_TOKENS
+    if record.attempt > MAX_ATTEMPT:
+        changes["attempt"] = MAX_ATTEMPT
 
 
 def _is_word(text: str, most: int) -> bool:

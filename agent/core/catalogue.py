@@ -4,6 +4,7 @@
 and ``_count``. `unit` is the OpenMetrics unit, which the name (without ``_total``) must end in.
 """
 
+from agent.core.catalogue_cost import COST
 from agent.core.catalogue_engines import ENGINES
 from agent.core.catalogue_gpu import GPUS
 from agent.core.catalogue_sidecar import SIDECAR
@@ -52,6 +53,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "seconds",
     ),
     *ENGINES,
+    *COST,
     # Money
     Metric(
         "engineroom_cost_total",

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agent.core.cost.shapes import ModelShape
 from agent.core.workloads import Workload
 
 EngineRole = Literal["prefill", "decode"]
@@ -100,6 +101,7 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     role: EngineRole | None = None
     service: str = ""  # engines that do parts of the work of one service have one name for it
     advice: tuple[Advice, ...] = ()
+    shapes: dict[str, ModelShape] = {}  # of its models, by the names clients use, as far as it tells their sizes
 
 
 class EngineSnapshot(Struct, frozen=True, kw_only=True):

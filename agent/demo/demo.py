@@ -15,6 +15,7 @@ import anyio
 
 from agent.clock import NS, boot_ns
 from agent.demo import faults
+from agent.demo.budgets import budgets
 from agent.demo.children import Child, running
 from agent.demo.gpus.control import Control, SimulatedProcess
 from agent.demo.gpus.control import write as write_control
@@ -130,6 +131,7 @@ def config(options: Options, ports: Ports, folder: Path, fault: faults.Fault | N
         "rules": {"interval_seconds": 1, "hold_scale": options.hold_scale},
         "exporters": {"alertmanagers": list(options.alertmanagers)},
         "prices": {"file": str(faults.EXAMPLE_PRICES), "currency": options.currency},
+        "budgets": {"items": budgets(options.currency, fault.day_amount if fault else None)},
         "api": {"listen": f"127.0.0.1:{ports.agent}", "probes_listen": f"127.0.0.1:{ports.probes}"},
     }
 
@@ -176,10 +178,10 @@ async def scene(options: Options, folder: Path, say: Callable[[str], None]) -> A
             command += ["--simulate-gpus", options.machine, "--simulate-control", str(control)]
         agent_log, sidecar_log = folder / "agent.log", folder / "sidecar.log"
         agent = await stack.enter_async_context(running("agent", command, agent_log, say))
+        await until_answers(f"http://127.0.0.1:{ports.probes}/readyz", "the agent", agent_log)
         await stack.enter_async_context(
             running("sidecar", ["agent", "sidecar", "--config", str(config_file)], sidecar_log, say)
         )
-        await until_answers(f"http://127.0.0.1:{ports.probes}/readyz", "the agent", agent_log)
         await until_answers(f"http://127.0.0.1:{ports.sidecar_admin}/readyz", "the sidecar", sidecar_log)
         clients = fault.clients if fault else faults.CLIENTS
         traffic = Traffic(
@@ -215,7 +217,8 @@ async def _steer(stage: Scene, watch: "Watch", say: Callable[[str], None]) -> No
                 _steer_gpus(stage.control, stage.engine.process.pid, round(load, 2), fault)
             await watch.look(session, stage.agent_url)
             say(
-                f"requests {tally.sent} through the sidecar ({tally.failed} failed{_reasons(tally)}), "
+                f"requests {tally.sent} through the sidecar ({tally.failed} failed{_reasons(tally)}, "
+                f"{tally.left} left early, {tally.retried} sent again), "
                 f"{tally.bypassed} past it · "
                 f"firing: {', '.join(sorted(watch.firing)) or 'none'}"
             )

@@ -19,12 +19,16 @@ class Sickness:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong: on the simulated GPUs (`gpus`: fields of the control file) or in front of the engine."""
+    """What goes wrong: on the simulated GPUs (`gpus`: fields of the control file), in front of the engine, or a budget.
+
+    `day_amount`: of the budget of everything, in whole units of the currency.
+    """
 
     alert: str
     gpus: dict[str, Any] = field(default_factory=dict)
     sickness: Sickness | None = None
     clients: int = CLIENTS
+    day_amount: float | None = None
 
 
 FAULTS: dict[str, Fault] = {
@@ -33,4 +37,5 @@ FAULTS: dict[str, Fault] = {
     # Enough clients that the rule's floor of 100 requests is passed within a short run although each takes 2.4 s.
     "engine-slow": Fault("LLMHighLatencyP99", sickness=Sickness(delay_seconds=2.4), clients=32),
     "engine-errors": Fault("LLMErrorRateHigh", sickness=Sickness(fail_every=8), clients=8),
+    "over-budget": Fault("BudgetOverBy20Percent", day_amount=0.01),
 }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from agent.core.cost.shapes import ModelShape
 from agent.core.metrics.scrape import Scrape
 from agent.core.readings import EngineReading, EngineRole
 
@@ -21,11 +22,15 @@ Bodies = Mapping[str, Any]
 
 
 class About(Struct, frozen=True, kw_only=True):
-    """What an engine says about itself beside its metrics; None where it does not."""
+    """What an engine says about itself beside its metrics; None where it does not.
+
+    `shapes`: of its models, by the names under which clients ask for them, as far as it tells their sizes.
+    """
 
     model: str | None = None
     version: str | None = None
     role: EngineRole | None = None
+    shapes: Mapping[str, ModelShape] = {}
 
 
 class Origin(Struct, frozen=True, kw_only=True):

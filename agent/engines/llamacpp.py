@@ -4,8 +4,8 @@ Facts that shape this file (seen on the build of 2026-10, read for others):
 - The page has no labels, no histograms and no count of requests (those come from the sidecar, else they are absent).
   Averages since the start (`*_tokens_seconds`, `n_busy_slots_per_decode`) and the largest prompt are no signals.
 - The prompt counter leaves cached tokens out; builds of late 2026 count those apart, older ones nowhere.
-- Model and build are told by ``/props``, the model alone by ``/v1/models``. A router lists several models there, and
-  none of them is its own.
+- Model and build are told by ``/props``, the model alone by ``/v1/models``, with its number of parameters. A router
+  lists several models there, and none of them is its own.
 - ``/slots`` would tell the number of running requests where the metrics are off. It is not asked: builds before 2025,
   and later ones that are told to, answer with the prompts of everybody. One option shows the metrics instead.
 - ``/health`` answers 200 when it serves, 503 while it loads its model: it lives then, but is not ready.
@@ -19,6 +19,7 @@ from pathlib import PurePath
 
 import msgspec
 
+from agent.core.cost.shapes import ModelShape, shape_of_size
 from agent.core.metrics.scrape import Scrape
 from agent.core.readings import EngineReading
 from agent.engines.arguments import given, number, option
@@ -51,8 +52,14 @@ class _Props(msgspec.Struct):
     model_path: str | None = None
 
 
+class _Meta(msgspec.Struct):
+    n_params: float | None = None
+    size: float | None = None  # bytes of all its weights
+
+
 class _Model(msgspec.Struct):
     id: str
+    meta: _Meta | None = None  # null in a router, of a model that is not loaded
 
 
 class _Models(msgspec.Struct):
@@ -70,7 +77,13 @@ def about(bodies: Bodies) -> About:
     models = bodies.get("/v1/models") or _Models()
     told = [model.id for model in models.data]
     name = None if len(told) > 1 else next(iter(told), None) or props.model_alias or props.model_path
-    return About(model=_called(name), version=props.build_info or None)
+    sized = {model.id: shape for model in models.data if model.meta and (shape := _shape(model.meta))}
+    return About(model=_called(name), version=props.build_info or None, shapes=sized)
+
+
+def _shape(meta: _Meta) -> ModelShape | None:
+    """All parameters count as active: of a mixture of experts llama.cpp does not tell how many are."""
+    return shape_of_size(meta.n_params, meta.size, "/v1/models")
 
 
 def read(page: Page, origin: Origin) -> list[EngineReading]:

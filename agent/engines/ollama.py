@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.core.cost.shapes import shape_of_size
 from agent.core.readings import EngineReading
 from agent.engines.contract import About, Bodies, EngineFile, HealthPaths, Origin, Page, Process, Recognised
 
 _DEFAULT_PORT = 11434
+_UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _NOT_TOLD = "Ollama does not tell: put the engineroom sidecar before it, which measures every request"
 _CHILD = (
     "; or set LLAMA_ARG_ENDPOINT_METRICS=1 in the environment of Ollama 0.30 or later, so that the llama-server it "
@@ -30,10 +32,15 @@ _CHILD = (
 )
 
 
+class _Details(msgspec.Struct):
+    parameter_size: str | None = None  # 8.0B, 124K
+
+
 class _Loaded(msgspec.Struct):
     name: str = ""
     size_vram: float | None = None
     remote_host: str | None = None
+    details: _Details | None = None
 
 
 class _Ps(msgspec.Struct):
@@ -45,9 +52,23 @@ class _Version(msgspec.Struct):
 
 
 def about(bodies: Bodies) -> About:
-    """Version from ``/api/version``; which models are loaded is told with each reading."""
-    told = bodies.get("/api/version")
-    return About(version=(told.version if told else None) or None)
+    """Version from ``/api/version``, sizes of loaded models from ``/api/ps``; which are loaded each reading tells."""
+    told, loaded = bodies.get("/api/version"), bodies.get("/api/ps")
+    shapes = {}
+    for model in (loaded.models or ()) if loaded else ():
+        shape = shape_of_size(_parameters(model.details.parameter_size), None, "/api/ps") if model.details else None
+        if shape is not None and model.name and not _in_the_cloud(model):
+            shapes[model.name] = shape
+            shapes[model.name.removesuffix(":latest")] = shape  # clients may leave that out
+    return About(version=(told.version if told else None) or None, shapes=shapes)
+
+
+def _parameters(text: str | None) -> float | None:
+    """What Ollama writes for people, as a number; experts of a mixture are all in it."""
+    number, unit = (text or "")[:-1], (text or "")[-1:].upper()
+    if unit not in _UNITS or not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        return None
+    return float(number) * _UNITS[unit]
 
 
 def read(page: Page, origin: Origin) -> list[EngineReading]:

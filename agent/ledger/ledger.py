@@ -1,95 +1,129 @@
-"""The ledger file: sidecar batches and settlement steps in, durably; costs, reports and proofs out."""
+"""The ledger: sidecar batches and settlement steps in, durably; costs, reports and proofs out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, func, select
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from agent.clock import BillClock, boot_id, boot_ns, unix_ns
-from agent.core.cost.accounts import Account
-from agent.core.cost.closed import Closed
-from agent.core.cost.live import Live
+from agent.core.cost.allocating import Owner
+from agent.core.cost.closed import MINUTE_NS, Closed
+from agent.core.cost.invoices import BilledDay
 from agent.core.cost.reports import Reconciliation, Report, ReportQuery, RequestCost
-from agent.core.ports import ConfigError, TryLater
-from agent.core.requests import RecordBatch, RefusedEvent, Usage
-from agent.ledger import reading, receiving, writing
-from agent.ledger.numbering import Numbers
+from agent.core.ports import ConfigError
+from agent.core.requests import RecordBatch, RefusedEvent
+from agent.ledger import postgresql, receiving, retention, writing
+from agent.ledger.explaining import request_cost
+from agent.ledger.invoices import read_days
+from agent.ledger.loading import CostKey, Opened, SenderKey, go_on, load
+from agent.ledger.memory import Memory
+from agent.ledger.pastdays import PastDays
+from agent.ledger.postgresql import OtherWriter
 from agent.ledger.receiving import Accepted
-from agent.ledger.schema import KEY, connect, migrate
-from agent.ledger.tables import entries, node_state, requests, sidecars
+from agent.ledger.reconciling import reconcile
+from agent.ledger.reporting import report
+from agent.ledger.retention import Kept, Retention
+from agent.ledger.rollup import Eras, read_eras, set_zone
+from agent.ledger.schema import KEY, LOCK_SECONDS, Where, connect, migrate, shown
+from agent.ledger.tables import accounts
+from agent.ledger.troubles import try_later
+from agent.ledger.unattributed import Unattributed, read_unattributed
+
+__all__ = ["CostKey", "Ledger", "Opened", "SenderKey"]
 
 T = TypeVar("T")
-CostKey = tuple[str, str, str, str]  # state, tenant, model, currency
-SenderKey = tuple[str, str, int]  # sender, sidecar, epoch
-
-
-@dataclass(slots=True)
-class Opened:
-    """Where the ledger ends: what a settlement goes on from."""
-
-    accounts: list[Account] = field(default_factory=list)
-    through_ns: int | None = None
-    step: int = 0
-    live: list[Live] = field(default_factory=list)
-    senders: list[SenderKey] = field(default_factory=list)  # those that have open requests
-    missing: dict[SenderKey, int] = field(default_factory=dict)  # event numbers that never came
-    ended: int = 0  # requests whose end is known
-    cost_nano: dict[CostKey, int] = field(default_factory=dict)
-    slot_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # (gpu, state)
 
 
 class Ledger:
-    """One SQLite file, one writing and one reading connection, each used by one thread at a time.
+    """One database, one writing and one reading connection, each used by one thread at a time.
 
-    Writing raises `TryLater` while the disk is full or the file cannot be written; nothing of that call is kept then.
+    Writing raises `TryLater` while the disk is full or the database cannot be written; nothing of that call is kept
+    then. Reading raises it while the database cannot be read.
     """
 
-    def __init__(self, path: Path, node: str, writer: Engine, reader: Engine, clock: BillClock) -> None:
-        self.path = path
+    def __init__(
+        self, where: Where, node: str, writer: Engine, reader: Engine, clock: BillClock, owners: Sequence[Owner] = ()
+    ) -> None:
+        self.where = where
+        self.name = shown(where)
         self.node = node
         self.clock = clock
         self._writer = writer
         self._reader = reader
         self._write_limit = anyio.CapacityLimiter(1)
         self._read_limit = anyio.CapacityLimiter(1)
+        self._memory = Memory()
+        self._owners = tuple(owners)
+        self._past = PastDays()
+        with reader.begin() as connection:
+            self.opened: Opened = load(connection)
+            self.eras: Eras = read_eras(connection)
 
-        self.opened = self._load()
+    @property
+    def path(self) -> Path:
+        """The file; only of a ledger in SQLite."""
+        assert isinstance(self.where, Path)
+        return self.where
 
     @classmethod
     async def open(
         cls,
-        path: Path,
+        where: Where,
         node: str,
         *,
+        time_zone: str = "UTC",
+        owners: Sequence[Owner] = (),
+        lock_seconds: float = LOCK_SECONDS,
         unix: Callable[[], int] = unix_ns,
         boot: Callable[[], int] = boot_ns,
         boot_name: Callable[[], str] = boot_id,
     ) -> "Ledger":
         """Open or make the ledger, bring its schema up to date, and go on with the bill's clock.
 
-        Raises `ConfigError` for a file that is newer than this program, damaged or not writable.
+        `time_zone`: of hours and days that are not rolled up yet; `owners`: who pays for what is idle, where a report
+        asks for that. Raises `ConfigError` for a ledger that is newer than
+        this program, damaged, not writable, or (in PostgreSQL) another node's or open in another process.
         """
-        return await anyio.to_thread.run_sync(cls._open, path, node, unix(), boot(), boot_name())
+        at = (unix(), boot(), boot_name())
+        return await anyio.to_thread.run_sync(lambda: cls._open(where, node, time_zone, lock_seconds, at, owners))
 
     @classmethod
-    def _open(cls, path: Path, node: str, unix: int, boot: int, boot_name: str) -> "Ledger":
-        writer = connect(path)
+    def _open(
+        cls,
+        where: Where,
+        node: str,
+        time_zone: str,
+        lock_seconds: float,
+        at: tuple[int, int, str],
+        owners: Sequence[Owner],
+    ) -> "Ledger":
+        key = KEY if isinstance(where, Path) else postgresql.KEY
+        writer = connect(where, lock_seconds=lock_seconds)
+        reader: Engine | None = None
         try:
-            migrate(writer, path)
+            migrate(writer, where)
             with writer.begin() as connection:
-                clock = _clock(connection, node, unix, boot, boot_name)
-        except DatabaseError as error:
+                if not isinstance(where, Path):
+                    postgresql.refuse_other_node(connection, node)
+                clock = go_on(connection, node, *at)
+                set_zone(connection, time_zone)
+            reader = connect(where, read_only=True, lock_seconds=lock_seconds)
+            return cls(where, node, writer, reader, clock, owners)
+        except (DBAPIError, OtherWriter, ConfigError) as error:
             writer.dispose()
-            raise ConfigError(KEY, f"{path} cannot be written: {error.orig}; make room or fix its rights") from error
-        except ConfigError:
-            writer.dispose()
-            raise
-        return cls(path, node, writer, connect(path, read_only=True), clock)
+            if reader is not None:
+                reader.dispose()
+            if isinstance(error, ConfigError):
+                raise
+            if isinstance(error, OtherWriter):
+                raise ConfigError(key, f"{shown(where)}: {error}") from error
+            advice = "`engineroom ledger repair` keeps what can be read"
+            if type(error) is not DatabaseError:
+                advice = "make room or fix its rights"
+            raise ConfigError(key, f"{shown(where)} cannot be written: {error.orig}; {advice}") from error
 
     def close(self) -> None:
         """Close both connections."""
@@ -117,134 +151,98 @@ class Ledger:
         without `ends_older`, the open requests of earlier starts of the sidecar are left alone.
         """
         return await self._write(
-            lambda connection: receiving.accept(connection, batch, skew_ns, sender, refused, ends_older=ends_older)
+            lambda connection: receiving.accept(
+                connection, batch, skew_ns, self._memory, sender, refused, ends_older=ends_older
+            )
         )
 
     async def lose(self, sidecar: str, epoch: int, at_ns: int, sender: str = "") -> dict[str, int]:
         """Give up the open requests of a silent sidecar; request id -> the end it is given."""
-        return await self._write(lambda connection: receiving.lose(connection, sidecar, epoch, at_ns, sender))
+        return await self._write(
+            lambda connection: receiving.lose(connection, sidecar, epoch, at_ns, self._memory, sender)
+        )
 
     async def settle(self, closed: Closed) -> None:
         """Write one settlement step in one transaction. Calling it again with the same step is harmless."""
-        await self._write(lambda connection: writing.settle(connection, closed))
+        first = min((booking.bucket_ns for booking in closed.entries), default=closed.from_ns) // MINUTE_NS
+        with self._past.changing(first):
+            await self._write(lambda connection: writing.settle(connection, closed, self._memory, self.eras))
 
-    async def prune_requests(self, ended_before_ns: int) -> int:
-        """Forget settled requests that ended before (their entries stay); the number of rows."""
+    async def retain(self, now_ns: int, keep: Retention) -> int:
+        """Forget minutes, hours and settled requests that are older than `keep` says; the number of rows.
 
-        def prune(connection: Connection) -> int:
-            old = requests.c.settled.is_(True) & (requests.c.ended_ns < ended_before_ns)
-            return connection.execute(requests.delete().where(old)).rowcount
+        In many short transactions, between which steps are written. Days stay for ever, and what is in no day yet.
+        """
+        forgotten = 0
+        for work in retention.works(now_ns, keep, self.eras):
+            while True:
+                count = await self._write(work)
+                if count is None:
+                    break
+                forgotten += count
+        return forgotten
 
-        return await self._write(prune)
+    async def kept(self) -> Kept:
+        """Since when minutes and hours are kept, and up to where they are rolled up."""
+        return await self._read(retention.kept)
 
     async def report(self, query: ReportQuery) -> Report:
         """GPU time and money of a window, grouped."""
-        return await self._read(lambda connection: reading.report(connection, query, self.node))
+        return await self._read(lambda connection: report(connection, query, self.node, self._owners, self._past))
+
+    async def remember_days(self) -> None:
+        """Sum up days that are over, so that reports of weeks are quick. Once after the start, then every hour."""
+        look = self._past.look()
+        self._past.keep(look, await self._read(self._past.fill))
 
     async def reconcile(self) -> Reconciliation:
         """The proof that parts equal price x time, for each GPU."""
-        return await self._read(lambda connection: reading.reconcile(connection, self.node))
+        return await self._read(lambda connection: reconcile(connection, self.node))
+
+    async def unattributed(self, minutes: Mapping[str, Collection[int]]) -> Unattributed:
+        """What was booked past the sidecar: engine -> starts of minutes (Unix ns)."""
+        return await self._read(lambda connection: read_unattributed(connection, minutes))
+
+    async def invoiced(self, first_day: str, last_day: str) -> list[BilledDay]:
+        """What imported invoices ask for these local days (2026-01-31), both included."""
+        return await self._read(lambda connection: read_days(connection, first_day, last_day))
+
+    async def begins_ns(self) -> int | None:
+        """From when on there is a bill; None before the first GPU."""
+        return await self._read(lambda connection: connection.execute(select(func.min(accounts.c.from_ns))).scalar())
 
     async def request_cost(self, request_id: str) -> RequestCost | None:
         """What one request cost so far, or None when it is unknown."""
-        return await self._read(lambda connection: reading.request_cost(connection, request_id))
-
-    def _load(self) -> Opened:
-        with self._reader.begin() as connection:
-            state = connection.execute(select(node_state)).one()
-            found = Opened(through_ns=state.through_ns, step=state.step)
-            for account, _, is_open in reading.read_accounts(connection):
-                if is_open:
-                    found.accounts.append(account)
-            found.live = _open_requests(connection)
-            senders = select(requests.c.sender, requests.c.sidecar, requests.c.epoch)
-            senders = senders.where(requests.c.outcome.is_(None)).distinct()
-            found.senders = [(row.sender, row.sidecar, row.epoch) for row in connection.execute(senders)]
-            for row in connection.execute(select(sidecars).where(sidecars.c.holes.is_not(None))):
-                missing = Numbers(row.accepted_through, row.holes).missing
-                found.missing[row.sender, row.sidecar, row.epoch] = missing
-            ended = select(func.count()).select_from(requests).where(requests.c.ended_ns.is_not(None))
-            found.ended = connection.execute(ended).scalar_one()
-            _totals(connection, found)
-        return found
+        return await self._read(lambda connection: request_cost(connection, request_id))
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:
-            with self._writer.begin() as connection:
-                return work(connection)
+            stored = False
+            try:
+                with self._writer.begin() as connection:
+                    done = work(connection)
+                stored = True
+            finally:
+                if stored:
+                    self._memory.keep()
+                else:
+                    self._memory.drop()
+            return done
 
-        try:
-            return await anyio.to_thread.run_sync(run, limiter=self._write_limit)
-        except OperationalError as error:
-            raise TryLater(
-                f"the ledger {self.path} cannot be written ({error.orig}); nothing is lost: "
-                "make room on its disk or fix its rights, and it goes on by itself"
-            ) from error
+        return await self._told(run, self._write_limit, writing=True)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:
             with self._reader.begin() as connection:
                 return work(connection)
 
-        return await anyio.to_thread.run_sync(run, limiter=self._read_limit)
+        return await self._told(run, self._read_limit, writing=False)
 
-
-def _clock(connection: Connection, node: str, unix: int, boot: int, boot_name: str) -> BillClock:
-    """The clock of this boot goes on exactly; after a reboot the wall clock, never before what is booked."""
-    state = connection.execute(select(node_state)).one_or_none()
-    if state is not None and state.boot_id == boot_name:
-        return BillClock(state.anchor_unix_ns, state.anchor_boot_ns)
-    anchor = unix if state is None or state.through_ns is None else max(unix, state.through_ns)
-    row = {"id": 1, "node": node, "boot_id": boot_name, "anchor_unix_ns": anchor, "anchor_boot_ns": boot}
-    changes = {name: row[name] for name in ("boot_id", "anchor_unix_ns", "anchor_boot_ns")}
-    statement = insert(node_state).on_conflict_do_update(index_elements=["id"], set_=changes)
-    connection.execute(statement, [row | {"step": 0, "through_ns": None}])
-    return BillClock(anchor, boot)
-
-
-def _open_requests(connection: Connection) -> list[Live]:
-    rows = connection.execute(select(requests).where(requests.c.settled.is_(False)).order_by(requests.c.id))
-    found = []
-    for row in rows:
-        live = Live(
-            id=row.id,
-            upstream=row.upstream,
-            engine=row.engine,
-            started_ns=row.started_ns,
-            model=row.model or "",
-            tenant=row.tenant or "",
-            ended_ns=row.ended_ns,
-            outcome=row.outcome,
-            first_token_ns=row.first_token_ns,
-            usage=Usage(
-                input_tokens=row.input_tokens,
-                input_cached_tokens=row.input_cached_tokens,
-                output_tokens=row.output_tokens,
-            ),
-            gpu_ns=row.gpu_ns,
-            nano=row.nano,
-            seen_ns=row.seen_ns,
-            currency=row.currency,
-            unpriced=row.unpriced,
-        )
-        if row.progress_ns is not None:
-            live.points.append((row.progress_ns, row.progress_tokens))
-        found.append(live)
-    return found
-
-
-def _totals(connection: Connection, found: Opened) -> None:
-    e = entries.c
-    currencies = {(a.gpu, a.from_ns): a.currency for a, _, _ in reading.read_accounts(connection)}
-    sums = select(
-        e.gpu, e.account_ns, e.state, e.tenant, e.model, func.sum(e.nano).label("nano"), func.sum(e.gpu_ns).label("ns")
-    ).group_by(e.gpu, e.account_ns, e.state, e.tenant, e.model)
-    for row in connection.execute(sums):
-        if not row.gpu:
-            continue
-        slot = (row.gpu, row.state)
-        found.slot_ns[slot] = found.slot_ns.get(slot, 0) + row.ns
-        currency = currencies.get((row.gpu, row.account_ns))
-        if currency is not None:
-            key = (row.state, row.tenant, row.model, currency)
-            found.cost_nano[key] = found.cost_nano.get(key, 0) + row.nano
+    async def _told(self, run: Callable[[], T], limit: anyio.CapacityLimiter, *, writing: bool) -> T:
+        try:
+            return await anyio.to_thread.run_sync(run, limiter=limit)
+        except (DBAPIError, OtherWriter) as error:
+            later = try_later(self.name, error, writing=writing)
+            if later is None:
+                raise
+            raise later from error

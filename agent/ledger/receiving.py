@@ -1,14 +1,19 @@
 """Sidecar batches in, rows of requests out. Every function here runs inside one transaction of its caller."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, Update, bindparam, func, select, true, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    select,
+    true,
+    update,
+)
 
 from agent.core.admission import MAX_SEQUENCE
 from agent.core.requests import (
@@ -21,12 +26,17 @@ from agent.core.requests import (
     RequestRecord,
     RequestStarted,
 )
+from agent.ledger import moving
+from agent.ledger.dialects import greatest, insert
+from agent.ledger.ids import to_key
+from agent.ledger.memory import Memory
 from agent.ledger.numbering import Numbers
-from agent.ledger.tables import requests, sidecars
+from agent.ledger.storing import LOST as LOST
+from agent.ledger.storing import mark_lost, store
+from agent.ledger.tables import node_state, requests, sidecars
 
-LOST = "lost"  # outcome of a request whose sidecar started anew, or fell silent, without telling its end
+_count_ended = update(node_state).values(ended=node_state.c.ended + bindparam("more"))
 FOREIGN = "its id is that of a request of another sender"
-_CHUNK = 500
 
 
 @dataclass(slots=True)
@@ -46,6 +56,7 @@ def accept(
     connection: Connection,
     batch: RecordBatch,
     skew_ns: int,
+    memory: Memory,
     sender: str = "",
     refused: Sequence[RefusedEvent] = (),
     *,
@@ -63,10 +74,10 @@ def accept(
     for sequence in (event.sequence for event in refused):
         if sequence is not None and 1 <= sequence <= MAX_SEQUENCE:
             numbers.add(sequence)
-    known = _known(connection, {_id(event) for event in batch.events})
-    taken = _Sorted(known, batch.sidecar, sender)
-    for event, new in zip(batch.events, is_new, strict=True):
-        taken.take(event, new)
+    ids = [event.record.id if isinstance(event, RequestEnded) else event.id for event in batch.events]
+    taken = _Sorted(_known(connection, set(ids), memory), batch.sidecar, sender)
+    for event, request_id, new in zip(batch.events, ids, is_new, strict=True):
+        taken.take(event, request_id, new)
     accepted = Accepted(
         RecordReceipt(
             accepted_through=numbers.through,
@@ -79,9 +90,15 @@ def accept(
         taken.revised,
         missing=numbers.missing,
     )
-    _write_events(connection, batch, accepted, taken.last_progress, skew_ns, sender)
+    fresh = [record for record in taken.ended if record.id not in taken.settled]
+    store(connection, memory, (batch.sidecar, batch.epoch, sender), skew_ns, taken.started, taken.last_progress, fresh)
+    for record in taken.ended:
+        if record.id in taken.settled:
+            moving.revise(connection, record, skew_ns, memory.places)
+    if taken.ended:
+        connection.execute(_count_ended, {"more": len(taken.ended)})
     heard = max(_instants(batch), default=batch.sent_at_ns) + skew_ns
-    stored = insert(sidecars).values(
+    stored = insert(connection, sidecars).values(
         sidecar=batch.sidecar,
         epoch=batch.epoch,
         sender=sender,
@@ -92,7 +109,7 @@ def accept(
     changes = {name: stored.excluded[name] for name in ("accepted_through", "holes", "heard_ns")}
     connection.execute(stored.on_conflict_do_update(index_elements=["sidecar", "epoch", "sender"], set_=changes))
     if ends_older:
-        accepted.lost = _lose_older(connection, batch.sidecar, batch.epoch, sender)
+        accepted.lost = _lose_older(connection, batch.sidecar, batch.epoch, sender, memory)
     return accepted
 
 
@@ -113,6 +130,7 @@ class _Known(NamedTuple):
     outcome: str | None
     sidecar: str
     sender: str
+    is_settled: bool = False
 
 
 class _Sorted:
@@ -126,6 +144,7 @@ class _Sorted:
         self.progressed: list[RequestProgressed] = []
         self.ended: list[RequestRecord] = []
         self.revised: set[str] = set()
+        self.settled: set[str] = set()  # those of `ended` whose cost is final already
         self.last_progress: dict[str, RequestProgressed] = {}
         self.foreign: set[int] = set()  # their numbers
 
@@ -133,9 +152,9 @@ class _Sorted:
     def count(self) -> int:
         return len(self.started) + len(self.progressed) + len(self.ended) + len(self.foreign)
 
-    def take(self, event: RequestEvent, new: bool) -> None:
+    def take(self, event: RequestEvent, request_id: str, new: bool) -> None:
         """`new`: its number did not come before."""
-        found = self._known.get(_id(event))
+        found = self._known.get(request_id)
         if found is not None and not self._is_ours(found):
             self.foreign.add(event.sequence)  # also when it comes again: its sender may not have heard it
         elif isinstance(event, RequestProgressed):
@@ -150,6 +169,8 @@ class _Sorted:
         elif found is None or found.outcome in (None, LOST):
             if found is not None and found.outcome == LOST:
                 self.revised.add(event.record.id)
+                if found.is_settled:
+                    self.settled.add(event.record.id)
             self._known[event.record.id] = self._own(event.record.outcome)
             self.ended.append(event.record)
 
@@ -189,145 +210,53 @@ def _instants(batch: RecordBatch) -> Iterator[int]:
             yield event.at_ns if isinstance(event, RequestProgressed) else event.started_at_ns
 
 
-def _id(event: RequestEvent) -> str:
-    return event.record.id if isinstance(event, RequestEnded) else event.id
-
-
-def _known(connection: Connection, ids: set[str]) -> dict[str, _Known]:
+def _known(connection: Connection, ids: set[str], memory: Memory) -> dict[str, _Known]:
     found: dict[str, _Known] = {}
-    ordered = sorted(ids)
-    columns = (requests.c.id, requests.c.outcome, requests.c.sidecar, requests.c.sender)
-    for at in range(0, len(ordered), _CHUNK):
-        chunk = ordered[at : at + _CHUNK]
-        for row in connection.execute(select(*columns).where(requests.c.id.in_(chunk))):
-            found[row.id] = _Known(row.outcome, row.sidecar, row.sender)
+    rows, asked = memory.requests.rows(connection), {}
+    for request_id in ids:
+        told = rows.get(request_id)
+        if told is not None:
+            found[request_id] = _Known(told.outcome, told.sidecar, told.sender)
+            continue
+        key = to_key(request_id)
+        if memory.requests.may_be_settled(key):
+            asked[key] = request_id
+    for key, outcome, figures in moving.known(connection, sorted(asked)):
+        found[asked[key]] = _Known(outcome, *memory.places.who(connection, figures.teller), is_settled=True)
     return found
 
 
-def _lose_older(connection: Connection, sidecar: str, epoch: int, sender: str) -> dict[str, int]:
+def _lose_older(connection: Connection, sidecar: str, epoch: int, sender: str, memory: Memory) -> dict[str, int]:
     """Open requests of starts of a sidecar before `epoch`: they ended, unseen, when that start was last heard.
 
     A late batch of an old start may show that it was heard longer: what is not settled yet is corrected.
     """
     marks = sidecars.c
-    end = func.max(requests.c.started_ns, marks.heard_ns).label("end_ns")
+    end = greatest(connection.dialect.name, requests.c.started_ns, marks.heard_ns).label("end_ns")
     same = (marks.sidecar == requests.c.sidecar) & (marks.epoch == requests.c.epoch)
     rows = connection.execute(
         select(requests.c.id, end)
         .join(sidecars, same & (marks.sender == requests.c.sender))
         .where(
-            requests.c.settled.is_(False),
             requests.c.outcome.is_(None) | ((requests.c.outcome == LOST) & (requests.c.ended_ns < end)),
             requests.c.sidecar == sidecar,
             requests.c.epoch < epoch,
             _is_theirs(requests, sender),
         )
     )
-    return _mark_lost(connection, {row.id: row.end_ns for row in rows})
+    return mark_lost(connection, memory, {row.id: row.end_ns for row in rows})
 
 
-def lose(connection: Connection, sidecar: str, epoch: int, at_ns: int, sender: str = "") -> dict[str, int]:
+def lose(
+    connection: Connection, sidecar: str, epoch: int, at_ns: int, memory: Memory, sender: str = ""
+) -> dict[str, int]:
     """Give up the open requests of a sidecar that fell silent at `at_ns`: request id -> end. A later end revises it."""
     rows = connection.execute(
         select(requests.c.id, requests.c.started_ns).where(
-            requests.c.settled.is_(False),
             requests.c.outcome.is_(None),
             requests.c.sidecar == sidecar,
             requests.c.epoch == epoch,
             requests.c.sender == sender,
         )
     )
-    return _mark_lost(connection, {row.id: max(row.started_ns, at_ns) for row in rows})
-
-
-def _mark_lost(connection: Connection, lost: dict[str, int]) -> dict[str, int]:
-    if lost:
-        statement = update(requests).where(requests.c.id == bindparam("key"))
-        statement = statement.values(ended_ns=bindparam("at"), outcome=LOST)
-        connection.execute(statement, [{"key": key, "at": at} for key, at in lost.items()])
-    return lost
-
-
-class _Many:
-    """A statement for many rows, compiled once. SQLAlchemy works out the parameters of each row: half of the time."""
-
-    def __init__(self, statement: Insert | Update) -> None:
-        compiled = statement.compile(dialect=sqlite.dialect())
-        self._sql = str(compiled)
-        self._in_order = itemgetter(*(compiled.positiontup or ()))
-
-    def run(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-        connection.exec_driver_sql(self._sql, [self._in_order(row) for row in rows])
-
-
-def _insert_ended() -> Insert:
-    statement = insert(requests).values({name: bindparam(name) for name in _TOLD})
-    new, old = statement.excluded, requests.c
-    names = ("first_token_ns", "outcome", "input_tokens", "input_cached_tokens", "output_tokens")
-    changes: dict[str, Any] = {name: new[name] for name in names}
-    # What was told first stays; and by a better known skew an end must not come before its start.
-    changes |= {name: func.coalesce(old[name], new[name]) for name in ("model", "tenant")}
-    changes["ended_ns"] = func.max(old.started_ns, new.ended_ns)
-    return statement.on_conflict_do_update(index_elements=["id"], set_=changes)
-
-
-def _update_progress() -> Update:
-    at, outcome = requests.c.progress_ns, requests.c.outcome
-    statement = update(requests).where(
-        requests.c.id == bindparam("key"),
-        outcome.is_(None) | (outcome == bindparam("lost")),
-        at.is_(None) | (at < bindparam("at")),  # told again, it must not take back what is known better
-    )
-    return statement.values(progress_ns=bindparam("at"), progress_tokens=bindparam("tokens"))
-
-
-_TOLD = tuple(c.name for c in requests.c if c.name not in ("progress_ns", "progress_tokens", "currency"))
-_ended = _Many(_insert_ended())
-_started = _Many(insert(requests).values({name: bindparam(name) for name in _TOLD}).on_conflict_do_nothing())
-_progressed = _Many(_update_progress())
-
-
-def _write_events(
-    connection: Connection,
-    batch: RecordBatch,
-    accepted: Accepted,
-    last_progress: Mapping[str, RequestProgressed],
-    skew_ns: int,
-    sender: str,
-) -> None:
-    common: dict[str, Any] = dict.fromkeys(_TOLD)
-    common |= {"sidecar": batch.sidecar, "epoch": batch.epoch, "sender": sender, "gpu_ns": 0, "nano": 0, "seen_ns": 0}
-    common |= {"unpriced": False, "settled": False}
-    if accepted.started:
-        rows = [
-            {**common, "id": e.id, "upstream": e.upstream, "engine": e.upstream, "model": e.model, "tenant": e.tenant}
-            | {"started_ns": e.started_at_ns + skew_ns}
-            for e in accepted.started
-        ]
-        _started.run(connection, rows)
-    if last_progress:
-        told = [
-            {"key": e.id, "lost": LOST, "at": e.at_ns + skew_ns, "tokens": e.output_tokens}
-            for e in last_progress.values()
-        ]
-        _progressed.run(connection, told)
-    if accepted.ended:
-        _ended.run(connection, [common | _record_row(record, skew_ns) for record in accepted.ended])
-
-
-def _record_row(record: RequestRecord, skew_ns: int) -> dict[str, Any]:
-    first = record.first_token_at_ns
-    return {
-        "id": record.id,
-        "upstream": record.upstream,
-        "engine": record.upstream,
-        "model": record.model,
-        "tenant": record.tenant,
-        "started_ns": record.started_at_ns + skew_ns,
-        "first_token_ns": None if first is None else first + skew_ns,
-        "ended_ns": max(record.started_at_ns, record.ended_at_ns) + skew_ns,
-        "outcome": record.outcome,
-        "input_tokens": record.usage.input_tokens,
-        "input_cached_tokens": record.usage.input_cached_tokens,
-        "output_tokens": record.usage.output_tokens,
-    }
+    return mark_lost(connection, memory, {row.id: max(row.started_ns, at_ns) for row in rows})

@@ -18,6 +18,7 @@ from agent.core.quotas.leases import LeaseAnswer, LeaseRequest
 from agent.core.quotas.periods import period_bounds
 from agent.core.quotas.policy import Matcher, Policy, Rule, visible_to
 from agent.ledger.ledger import CostKey
+from agent.runners.spending import Reports, grown, read
 
 log = structlog.get_logger()
 
@@ -28,13 +29,21 @@ PRICE_EVERY_NS = 30 * NS
 PRICE_WINDOW_NS = 3600 * NS
 FIRST_PRICE_WINDOW_NS = 24 * PRICE_WINDOW_NS
 REREAD_NS = 3600 * NS  # the spent amount is summed anew from the ledger, so that no error grows old
+FIRST_REREAD_NS = 60 * NS
 MILLION = 1_000_000
+MAX_VISIBLE = 1000  # tenants whose part of the policy is remembered
 
 
-class Reports(Protocol):
-    """The part of the ledger that is asked."""
+class Budgets(Protocol):
+    """What the rules that stand for budgets are limited to."""
 
-    async def report(self, query: ReportQuery, /) -> Report: ...
+    def left_nano(self, budget: str, /) -> int | None:
+        """What may still be spent; None while nobody knows."""
+        ...
+
+    def ends_ns(self, budget: str, /) -> int | None:
+        """When its period ends, on the bill's clock; None for rolling windows, and while nobody knows."""
+        ...
 
 
 class LateRenewal(Exception):
@@ -50,13 +59,14 @@ class _Base:
     read_ns: int
     currency: str | None
     spent: dict[tuple[str, str], int]  # (tenant, model) -> nano
-    counters: dict[CostKey, int]
+    counters: Mapping[CostKey, int]
 
 
 class LeaseDesk:
     """One per agent. `cost_nano` is the settlement's counter, which grows as costs are booked.
 
-    `now_unix_ns` is the bill's clock; leases run on the boot-time clock.
+    `now_unix_ns` is the bill's clock; leases run on the boot-time clock. `budgets` knows the money of rules that stand
+    for budgets; they are in `policy` beside the others.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class LeaseDesk:
         cost_nano: Mapping[CostKey, int],
         now_unix_ns: Callable[[], int],
         now_boot_ns: Callable[[], int] = boot_ns,
+        budgets: Budgets | None = None,
     ) -> None:
         self.policy = policy
         self.allocator = Allocator(policy, now_boot_ns())
@@ -76,7 +87,10 @@ class LeaseDesk:
         self._unix_ns = now_unix_ns
         self._boot_ns = now_boot_ns
         self._matcher = Matcher(policy)
-        self._money = [rule for rule in policy.rules if rule.money is not None]
+        self._budgets = budgets
+        self._with_money = any(rule.money is not None for rule in policy.rules)
+        self._money = [rule for rule in policy.rules if rule.money is not None and not rule.budget]
+        self._visible: dict[str | None, tuple[Policy, str]] = {None: (policy, policy.revision)}
         self._bases: dict[tuple[str, str], _Base] = {}
         self._spent: dict[tuple[str, str], int] = {}  # (rule, tenant) -> nano in the period that runs
         self._priced_ns: int | None = None
@@ -95,25 +109,52 @@ class LeaseDesk:
             raise TryLater(str(error), self.policy.lease_ns / NS) from error
         sidecars = self.allocator.sidecars(now_ns)
         me = (sender, request.sidecar)
-        policy = self.policy if tenant is None else visible_to(self.policy, tenant)
-        now_unix = self._unix_ns()
+        policy, revision = self._policy_for(tenant)
         return LeaseAnswer(
             number=request.number,
             lease_ns=policy.lease_ns,
             sidecars=max(1, len(sidecars)),
             place=sidecars.index(me) if me in sidecars else 0,
-            revision=policy.revision,
-            policy=None if request.revision == policy.revision else policy,
+            revision=revision,
+            policy=None if request.revision == revision else policy,
             grants=grants,
-            prices=self.prices if self._money else {},
+            prices=self.prices if self._with_money else {},
             currency=self.currency,
-            periods={rule.name: _bounds(rule, now_unix)[1] - now_unix for rule in self._money},
+            periods=self._periods(policy),
             hurry=self.allocator.hurry,
         )
 
+    def _policy_for(self, tenant: str | None) -> tuple[Policy, str]:
+        """What a sidecar may see, and its revision. Making either takes longer than all the rest of an answer."""
+        found = self._visible.get(tenant)
+        if found is None:
+            if len(self._visible) > MAX_VISIBLE:
+                self._visible = {None: self._visible[None]}
+            policy = visible_to(self.policy, tenant) if tenant is not None else self.policy
+            found = self._visible[tenant] = (policy, policy.revision)
+        return found
+
+    def _periods(self, policy: Policy) -> dict[str, int]:
+        now = self._unix_ns()
+        found = {}
+        for rule in policy.rules:
+            if rule.money is not None:
+                end = _bounds(rule, now)[1] if not rule.budget else self._budget_ends_ns(rule)
+                if end is not None:
+                    found[rule.name] = max(0, end - now)
+        return found
+
+    def _budget_ends_ns(self, rule: Rule) -> int | None:
+        return None if self._budgets is None else self._budgets.ends_ns(rule.budget)
+
     def _limit(self, rule: Rule, tenant: str, kind: str) -> int:
         limit = rule.limit(kind) or 0
-        return max(0, limit - self._spent.get((rule.name, tenant), 0)) if kind == "money" else limit
+        if kind != "money":
+            return limit
+        if rule.budget:
+            left = None if self._budgets is None else self._budgets.left_nano(rule.budget)
+            return limit if left is None else left
+        return max(0, limit - self._spent.get((rule.name, tenant), 0))
 
     def spent_nano(self, rule: str, tenant: str) -> int:
         """What the ledger booked in the period that runs, as of the last step; `*` for rules over all tenants."""
@@ -122,7 +163,7 @@ class LeaseDesk:
     async def step(self) -> None:
         """Bring spent amounts and prices up to date; called every second. Raises `TryLater` as the ledger does."""
         self.allocator.expire(self._boot_ns())
-        if not self._money:
+        if not self._with_money:
             return
         now = self._unix_ns()
         if self._priced_ns is None or now - self._priced_ns >= PRICE_EVERY_NS:
@@ -141,20 +182,21 @@ class LeaseDesk:
         assert money is not None
         key = (money.period, money.time_zone)
         base = self._bases.get(key)
-        if base is None or not base.start_ns <= now < base.end_ns or now - base.read_ns >= REREAD_NS:
+        if base is None or not base.start_ns <= now < base.end_ns or now - base.read_ns >= self._reread_ns(base):
             base = self._bases[key] = await self._read(_bounds(rule, now), now)
         found = dict(base.spent) if base.currency == money.currency else {}
-        for (state, tenant, model, currency), nano in self._cost_nano.items():
+        for (state, tenant, model, currency), nano in grown(base.counters, self._cost_nano):
             if state == REQUEST and currency == money.currency:
-                grown = nano - base.counters.get((state, tenant, model, currency), 0)
-                found[tenant, model] = found.get((tenant, model), 0) + grown
+                found[tenant, model] = found.get((tenant, model), 0) + nano
         return found
 
+    def _reread_ns(self, base: _Base) -> int:
+        # The last seconds of the period before are booked, and counted by the counters, when this one has begun.
+        return FIRST_REREAD_NS if base.read_ns - base.start_ns < FIRST_REREAD_NS else REREAD_NS
+
     async def _read(self, bounds: tuple[int, int], now: int) -> _Base:
-        # The counters are of an instant before the ledger's answer: what is booked between counts twice, for an hour
-        # at most, rather than never.
-        counters = dict(self._cost_nano)
-        report = await self._report(bounds[0], now, ("state", "tenant", "model"))
+        query = ReportQuery(start_ns=bounds[0], end_ns=now + NS, aggregate=("state", "tenant", "model"))
+        report, counters = await read(self._ledger, self._cost_nano, query)
         spent = {
             (row.group["tenant"], row.group["model"]): row.cost_nano
             for row in report.rows
@@ -172,7 +214,7 @@ class LeaseDesk:
                 self.prices[row.group["model"]] = price
         if report.currency != self.currency:
             self.currency = report.currency or ""
-            for rule in self._money:
+            for rule in self.policy.rules:
                 if self.currency and rule.money is not None and rule.money.currency != self.currency:
                     log.warning("quota_in_another_currency", rule=rule.name, quota=rule.money.currency,
                                 prices=self.currency, consequence="its requests are counted as unpriced")  # fmt: skip

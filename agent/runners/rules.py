@@ -18,7 +18,9 @@ from agent.core.metrics.series import History
 log = structlog.get_logger()
 
 _RULES_FOLDER = Path(__file__).parent.parent / "data" / "alert-rules"
-SHIPPED_RULES = tuple(_RULES_FOLDER / name for name in ("node.yaml", "engines.yaml", "gpu.yaml", "delivery.yaml"))
+SHIPPED_RULES = tuple(
+    _RULES_FOLDER / name for name in ("node.yaml", "engines.yaml", "gpu.yaml", "delivery.yaml", "cost.yaml")
+)
 PRODUCT = "engineroom"
 EVALUATOR = "node"
 

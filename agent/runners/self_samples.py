@@ -43,10 +43,10 @@ def money_samples(node: str, settlement: Settlement, board: Board) -> Iterator[S
     Money leaves its integers here: a Prometheus value is a float. The ledger and the reports keep the integers.
     """
     base: Labels = (("node", node),)
-    for (state, tenant, model, currency), nano in settlement.cost_nano.items():
+    for (state, tenant, model, currency), nano in settlement.cost_total_nano.items():
         labels = (*base, ("state", state), ("tenant", tenant), ("model", model), ("currency", currency))
         yield from gauge("engineroom_cost_total", nano / NANO, labels)
-    for (uuid, state), ns in settlement.slot_ns.items():
+    for (uuid, state), ns in settlement.slot_total_ns.items():
         yield from gauge("engineroom_gpu_slot_seconds_total", ns / NS, (*base, ("uuid", uuid), ("state", state)))
     yield from labelled("engineroom_records_accepted_total", settlement.senders.accepted, "kind", base)
     yield from gauge("engineroom_records_repeated_total", settlement.senders.repeated, base)

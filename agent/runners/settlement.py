@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import anyio
 import structlog
 
 from agent.core.cost.closed import Closed
+from agent.core.cost.constants import WorkConstants, gpus_of
 from agent.core.cost.live import Live
 from agent.core.cost.present import PresentSlot, present
 from agent.core.cost.prices import PriceBook
+from agent.core.cost.reassign import book
 from agent.core.cost.reports import GpuPrice
 from agent.core.cost.tariff import Tariff
 from agent.core.gpu_readings import GpuSnapshot
@@ -28,13 +30,17 @@ from agent.core.traffic import UNKNOWN_MODEL
 from agent.core.workloads import Attribution
 from agent.engines.addresses import endpoint
 from agent.ledger.ledger import CostKey, Ledger
-from agent.ledger.receiving import LOST
+from agent.ledger.storing import LOST
+from agent.ledger.unattributed import Unattributed
 from agent.runners.senders import Senders
+from agent.runners.spans import Spans, minutes_among
 
 log = structlog.get_logger()
+Key = TypeVar("Key")
 
 NS = 1_000_000_000
 QUIET_SECONDS = 5  # where nothing but states is booked, one transaction covers this much time
+MOST_NAMES = 1000
 MAX_WAITING = 16  # batches; each sidecar sends one at a time
 
 
@@ -46,6 +52,11 @@ class Clock(Protocol):
 
 def _ignore(_record: RequestRecord) -> None:
     return None
+
+
+def _raise(totals: dict[Key, int], booked: Mapping[Key, int]) -> None:
+    """A total stays where what is booked became less."""
+    totals.update((key, value) for key, value in booked.items() if value > totals.get(key, -1))
 
 
 class Settlement:
@@ -68,26 +79,35 @@ class Settlement:
         gpu_interval_seconds: float = 1.0,
         workload_interval_seconds: float = 15.0,
         on_ended: Callable[[RequestRecord], None] = _ignore,
+        work: WorkConstants | None = None,
     ) -> None:
+        """`work`: what a token costs each engine; it learns from what is closed. None: equal shares by time."""
         self.node = node
         self.prices = prices
         opened = ledger.opened
-        # For /metrics, since the ledger began; they never decrease.
+        # What is booked since the ledger began.
         self.cost_nano: dict[CostKey, int] = dict(opened.cost_nano)  # (state, tenant, model, currency)
         self.slot_ns: dict[tuple[str, str], int] = dict(opened.slot_ns)  # (gpu uuid, state)
+        # The same for /metrics. They never decrease: what a span takes out of a state is missing there from what grows.
+        self.cost_total_nano: dict[CostKey, int] = dict(opened.cost_nano)
+        self.slot_total_ns: dict[tuple[str, str], int] = dict(opened.slot_ns)
         self.senders = Senders(opened.senders, opened.missing, opened.ended, clock.now_ns())
         self._ledger = ledger
         self._clock = clock
         self._watermark_ns = int(watermark_seconds * NS)
         self._on_ended = on_ended
         held_ns = int(max(60.0, 3 * workload_interval_seconds) * NS)
-        self._tariff = Tariff(prices, int(3 * max(gpu_interval_seconds, 1.0) * NS), held_ns)
+        self._work = work or WorkConstants()
+        hold_ns = int(3 * max(gpu_interval_seconds, 1.0) * NS)
+        self._tariff = Tariff(prices, hold_ns, held_ns, self._work.constants_of, self._work.observe)
         if opened.through_ns is not None:
-            self._tariff.restore(opened.accounts, opened.through_ns, opened.step)
+            self._tariff.restore(opened.accounts, opened.through_ns, opened.step, opened.meters)
+        self._spans = Spans()
         for live in opened.live:
-            self._tariff.add(live)
+            self._add(live)
         self._prepared: Closed | None = None  # decided, not in the ledger yet
         self._engines: dict[str, str] = {}  # host:port -> name
+        self._names: dict[str, str] = {}  # upstream -> name, as long as no engine's address changes
         self._last_read_ns = -1
         self._turn = anyio.Lock(fast_acquire=True)
 
@@ -120,7 +140,10 @@ class Settlement:
         address = endpoint(url) if url else ""  # a worker answers nobody
         if address and self._engines.get(address) != name:
             self._engines[address] = name
+            self._names.clear()
             self._tariff.rename_engine(self.engine_of)
+            self._spans.rename_engine(self.engine_of)
+        self._work.tell_shapes(name, "engine", snapshot.status.shapes)
         self._tariff.see_engine(self._clock.now_ns(), snapshot)
 
     def observe_status(self, status: EngineStatus) -> None:
@@ -130,11 +153,17 @@ class Settlement:
     def forget_engine(self, name: str) -> None:
         """The engine is no target any more: from now on its GPUs are judged by their processes alone."""
         self._tariff.timeline.forget_engine(self._clock.now_ns(), name)
+        self._work.forget(name)
 
     def engine_of(self, upstream: str) -> str:
         """Name of the engine behind a sidecar's upstream; the address itself when no engine is known there."""
-        address = endpoint(upstream)
-        return self._engines.get(address, address)
+        name = self._names.get(upstream)
+        if name is None:
+            address = endpoint(upstream)
+            if len(self._names) >= MOST_NAMES:
+                self._names.clear()
+            name = self._names[upstream] = self._engines.get(address, address)
+        return name
 
     def retire(self, gpu: str) -> bool:
         """A GPU left this node for good: its bill ends. False when there is no such GPU."""
@@ -187,6 +216,14 @@ class Settlement:
             )
         )
 
+    def _add(self, live: Live) -> None:
+        """A request to price: with its time while that is open, else out of what was booked then."""
+        through = self._tariff.through_ns
+        if live.seen_by == "span" and not live.gpu_ns and through is not None and live.started_ns < through:
+            self._spans.add(live, self._clock.now_ns())
+        else:
+            self._tariff.add(live)
+
     def _progress(self, event: RequestProgressed, skew_ns: int) -> None:
         live = self._tariff.live.get(event.id)
         if live is None or live.ended_ns is not None:
@@ -199,8 +236,8 @@ class Settlement:
         live = self._tariff.live.get(record.id)
         if live is None:
             start = record.started_at_ns + skew_ns
-            live = Live(record.id, record.upstream, self.engine_of(record.upstream), start)
-            self._tariff.add(live)
+            live = Live(record.id, record.upstream, self.engine_of(record.upstream), start, seen_by=record.seen_by)
+            self._add(live)
         if not live.model_is_booked:
             live.model = record.model or live.model
             live.tenant = record.tenant or live.tenant
@@ -262,12 +299,30 @@ class Settlement:
     async def settle_to(self, until_ns: int) -> None:
         """Close up to `until_ns` and write it, or write the step that could not be written before."""
         if self._prepared is None:
+            spans = self._spans.due(self._tariff.through_ns, set(self._engines.values()))
+            booked = await self._ledger.unattributed(minutes_among(spans)) if spans else Unattributed()
+            self._tell_gpus()
             self._prepared = self._tariff.close(until_ns)
+            if spans and self._prepared is not None:
+                currencies = {**booked.currencies, **self._prepared.currencies}
+                book(self._prepared, spans, booked.entries, self._work.constants_of, currencies)
+                self._spans.priced(spans)
         if self._prepared is None:
             return
         await self._ledger.settle(self._prepared)
         self._count(self._prepared)
         self._prepared = None
+
+    def _tell_gpus(self) -> None:
+        """Which GPUs each engine has decides what a token costs there."""
+        periods = self._tariff.timeline.periods
+        if not periods:
+            return
+        accounts = self._tariff.accounts
+        for engine, gpus in gpus_of(
+            periods[-1], lambda gpu: accounts[gpu].gpu_model if gpu in accounts else None
+        ).items():
+            self._work.tell_gpus(engine, gpus)
 
     def _count(self, closed: Closed) -> None:
         currencies = closed.currencies
@@ -280,6 +335,8 @@ class Settlement:
             if currency is not None:
                 key = (booking.state, booking.tenant, booking.model, currency)
                 self.cost_nano[key] = self.cost_nano.get(key, 0) + amount.nano
+        _raise(self.cost_total_nano, self.cost_nano)
+        _raise(self.slot_total_ns, self.slot_ns)
 
     def prices_in_force(self) -> Sequence[GpuPrice]:
         """The price of each GPU model of this node, as shown to people."""

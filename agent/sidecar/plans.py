@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from agent.sidecar.asks import Caller, Refusal
 from agent.sidecar.ids import RequestId, trace_id_of
+from agent.sidecar.meter.attempts import MULTIPART, attempt_of
 from agent.sidecar.wire import EngineHead, RequestHead
 
 PRIORITY_HEADER = b"x-engineroom-priority"
@@ -25,10 +26,12 @@ class Plan:
     __slots__ = (
         "_heads",
         "_make_head",
+        "attempt",
         "caller",
         "caller_version",
         "chunked",
         "expects",
+        "has_text",
         "has_trace",
         "head",
         "http10",
@@ -70,6 +73,8 @@ class Plan:
         self.chunked = head.chunked
         self.recorded = not upgrade and is_recorded(head.method, head.path)
         self.readable = head.fields.get(b"content-encoding", b"identity") == b"identity"
+        self.has_text = not head.fields.get(b"content-type", b"").startswith(MULTIPART)
+        self.attempt = attempt_of(head.fields)
         self.expects = b"expect" in head.fields
         priority = head.fields.get(PRIORITY_HEADER)
         self.priority = None if priority is None else priority.decode("latin-1")

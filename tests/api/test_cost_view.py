@@ -1,9 +1,13 @@
-from agent.api.cost_view import MAX_AGE_NS, CostReader, price_panel
+from msgspec.structs import replace
+
+from agent.api.cost_view import MAX_AGE_NS, PROOF_MAX_AGE_NS, CostReader, price_panel
 from agent.core.board import Board
-from agent.core.cost.reports import Report, ReportQuery
+from agent.core.cost.reports import Reconciliation, Report, ReportQuery
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.ports import TryLater
 from tests.support.api import NOW_NS, CannedLedger, gpu, node, price
+from tests.support.money_page import RichLedger, budgets, rich_node, sources
+from tests.support.savings import outcome
 
 
 def plain_spaces(text: str) -> str:
@@ -86,3 +90,47 @@ async def test_a_ledger_that_does_not_answer_leaves_the_last_figures_and_says_so
     after = await reader.read()
     assert after.splits == before.splits
     assert "the disk is full" in after.error
+
+
+async def test_budgets_spenders_findings_and_the_proof() -> None:
+    services = rich_node()
+    panel = await CostReader(services, budgets, sources()).read()
+    assert [line.name for line in panel.budgets] == ["acme", "everything", "team-search", "new"]
+    assert [table.title for table in panel.tops] == ["Tenants today", "Models today"]
+    assert panel.savings is not None
+    assert panel.savings.lines
+    assert panel.proof is not None
+    assert panel.proof.holds
+    assert panel.splits[0].requests == sum(row.requests // 30 for row in RichLedger().requests)
+
+
+async def test_without_budgets_and_sources_there_are_none() -> None:
+    panel = await CostReader(rich_node()).read()
+    assert (panel.budgets, panel.savings) == ([], None)
+
+
+async def test_the_proof_is_asked_for_once_a_minute() -> None:
+    class Counting(CannedLedger):
+        proofs = 0
+
+        async def reconcile(self) -> Reconciliation:
+            self.proofs += 1
+            return await super().reconcile()
+
+    ledger, clock = Counting(), [10**12]
+    reader = CostReader(node(ledger=ledger, boot_ns=lambda: clock[0]))
+    for _ in range(3):
+        await reader.read()
+        clock[0] += MAX_AGE_NS
+    assert ledger.proofs == 1
+    clock[0] += PROOF_MAX_AGE_NS
+    await reader.read()
+    assert ledger.proofs == 2
+
+
+async def test_a_request_that_no_gpu_had_does_not_hide_what_the_others_cost() -> None:
+    """A refused one has no price, as it has no time."""
+    ledger = RichLedger()
+    ledger.requests.append(replace(outcome("rejected", 0, 50), cost_nano=None))
+    panel = await CostReader(rich_node(ledger=ledger)).read()
+    assert panel.splits[0].lines[0].cost != "—"

@@ -49,6 +49,10 @@ MAY: dict[str, set[str]] = {
     "/api/v1/cost/requests/{id}": COST,
     "/api/v1/cost/reconcile": {"cost", "reader", "all"},
     "/api/v1/cost/prices": {"cost", "reader", "all"},
+    "/api/v1/cost/budgets": COST,
+    "/api/v1/cost/tariff": {"cost", "reader", "all"},
+    "/api/v1/cost/variance": {"cost", "reader", "all"},
+    "/api/v1/cost/savings": {"cost", "reader", "all"},
     "/ingest/v1/records": {"ingest", "zeta", "all"},
     "/ingest/v1/leases": {"ingest", "zeta", "all"},
 }

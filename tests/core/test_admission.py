@@ -9,6 +9,7 @@ from agent.core.admission import (
     BACKWARDS_NS,
     FUTURE_NS,
     LONGEST_NS,
+    MAX_ATTEMPT,
     MAX_BYTES,
     MAX_INSTANT_NS,
     MAX_NAME,
@@ -48,6 +49,8 @@ def ended(**fields: Any) -> RequestEnded:
         ended(usage=Usage(input_tokens=0, input_cached_tokens=MAX_TOKENS, output_tokens=None), status=499),
         ended(first_token_at_ns=SENT, headers_at_ns=SENT - NS, request_bytes=MAX_BYTES, trace_id="0" * 32),
         ended(started_at_ns=SENT - LONGEST_NS, error="x" * MAX_SHOWN),
+        ended(max_output_tokens=MAX_TOKENS, attempt=MAX_ATTEMPT, input_tokens_estimate=0, seen_by="span"),
+        replace(START, input_tokens_estimate=MAX_TOKENS),
     ],
 )
 def test_what_can_be_is_taken_as_it_is(event: Any) -> None:
@@ -81,6 +84,11 @@ def test_what_can_be_is_taken_as_it_is(event: Any) -> None:
         (ended(usage=Usage(output_tokens=-1)), "output_tokens -1"),
         (ended(usage=Usage(input_tokens=MAX_TOKENS + 1)), "input_tokens"),
         (ended(usage=Usage(input_cached_tokens=1 << 63)), "input_cached_tokens"),
+        (ended(max_output_tokens=-1), "max_output_tokens -1"),
+        (ended(attempt=-1), "attempt -1"),
+        (ended(input_tokens_estimate=-1), "input_tokens_estimate -1"),
+        (ended(input_tokens_estimate=MAX_TOKENS + 1), "input_tokens_estimate"),
+        (replace(START, input_tokens_estimate=1 << 63), "input_tokens_estimate"),
         (ended(status=0), "status 0"),
         (ended(response_bytes=-1), "response_bytes"),
         (ended(request_bytes=1 << 63), "request_bytes"),
@@ -137,6 +145,13 @@ def test_text_that_clients_choose_is_cut_rather_than_refused() -> None:
     assert begun.model == kept.model
 
 
+def test_numbers_that_clients_choose_are_cut_rather_than_refused() -> None:
+    (found,), refused = sifted([ended(max_output_tokens=1 << 63, attempt=1 << 40)], SENT)
+    assert refused == ()
+    assert isinstance(found, RequestEnded)
+    assert (found.record.max_output_tokens, found.record.attempt) == (MAX_TOKENS, MAX_ATTEMPT)
+
+
 def test_instants_that_a_stepping_clock_mixed_up_are_put_in_order() -> None:
     """No latency is negative: the sums of histograms never decrease."""
     event = ended(ended_at_ns=SENT - 3 * NS, first_token_at_ns=SENT, headers_at_ns=SENT - 4 * NS)
@@ -164,6 +179,9 @@ def test_instants_that_a_stepping_clock_mixed_up_are_put_in_order() -> None:
                 tenant=st.none() | st.text(),
                 status=st.none() | st.integers(),
                 usage=st.builds(Usage, output_tokens=st.none() | st.integers()),
+                max_output_tokens=st.none() | st.integers(),
+                attempt=st.integers(),
+                input_tokens_estimate=st.none() | st.integers(),
             ),
         )
         | st.builds(

@@ -20,7 +20,9 @@ def test_the_example_is_the_defaults() -> None:
 
 def test_the_example_names_every_setting_where_it_belongs() -> None:
     """With every commented key uncommented, the file has exactly the keys that the settings have."""
-    text = "\n".join(re.sub(r"#(- )?(?=[a-z_]+:)", r"\1", line, count=1) for line in EXAMPLE.read_text().splitlines())
+    text = "\n".join(
+        re.sub(r"#(- )?(?=[a-z0-9_]+:)", r"\1", line, count=1) for line in EXAMPLE.read_text().splitlines()
+    )
     assert sorted(_paths(yaml.safe_load(text))) == sorted(path for path, _ in settings_of(Settings))
 
 

@@ -32,6 +32,34 @@ def test_about(bodies: dict[str, bytes], expected: About) -> None:
     assert about_of(llamacpp.ENGINE, bodies) == expected
 
 
+@pytest.mark.parametrize(
+    ("meta", "parameters", "size"),
+    [
+        (b'{"n_params": 8030261248, "size": 16060522496}', 8030261248, 2.0),
+        (b'{"n_params": 8030261248}', 8030261248, None),
+        (b'{"n_params": 8030261248, "size": -1}', 8030261248, None),
+        (b'{"n_params": 0, "size": 7}', None, None),
+        (b'{"n_params": -5}', None, None),
+        (b'{"size": 7}', None, None),
+        (b"null", None, None),
+    ],
+)
+def test_the_size_of_the_model(meta: bytes, parameters: float | None, size: float | None) -> None:
+    shapes = about_of(llamacpp.ENGINE, {"/v1/models": b'{"data": [{"id": "a", "meta": ' + meta + b"}]}"}).shapes
+    if parameters is None:
+        assert shapes == {}
+        return
+    shape = shapes["a"]
+    assert (shape.active_parameters, shape.bytes_per_parameter, shape.source) == (parameters, size, "engine")
+    assert shape.kv_bytes_per_token is None
+
+
+def test_the_size_that_a_real_server_told() -> None:
+    body = (Path(__file__).parent / "llamacpp/2026.10/v1-models.json").read_bytes()
+    (shape,) = about_of(llamacpp.ENGINE, {"/v1/models": body}).shapes.values()
+    assert (shape.total_parameters, shape.bytes_per_parameter) == (123584, 4.0)
+
+
 WORKER = Recognised(part="worker")
 OF_OLLAMA = "/usr/lib/ollama/llama-server --model /root/.ollama/models/blobs/sha256-7b --port 36893 --host 127.0.0.1"
 ELSEWHERE = OF_OLLAMA.replace("/usr/lib/ollama/", "/build/llama-server-cuda/bin/") + " --no-webui --offline -np 1"

@@ -112,6 +112,27 @@ def test_nothing_is_loaded_and_nothing_answered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "parameters"),
+    [
+        ("8.0B", 8e9), ("124K", 124e3), ("137M", 137e6), ("1.1T", 1.1e12), ("671b", 671e9),
+        ("", None), ("B", None), ("8", None), ("-8B", None), ("8.0.0B", None), ("8x7B", None), ("0B", None),
+        ("nanB", None), ("²B", None), ("9" * 400 + "B", None),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_model(told: str, parameters: float | None) -> None:
+    body = json.dumps({"models": [{"name": "llama3.1:latest", "details": {"parameter_size": told}}]}).encode()
+    shapes = about_of(ENGINE, {"/api/ps": body}).shapes
+    assert {name: shape.active_parameters for name, shape in shapes.items()} == (
+        {} if parameters is None else {"llama3.1:latest": parameters, "llama3.1": parameters}
+    )
+
+
+def test_a_model_in_the_cloud_has_no_size_here() -> None:
+    body = b'{"models": [{"name": "a:cloud", "details": {"parameter_size": "8B"}}, {"name": "b"}, {"details": null}]}'
+    assert about_of(ENGINE, {"/api/ps": body}).shapes == {}
+
+
+@pytest.mark.parametrize(
     ("body", "version"),
     [(b'{"version": "0.33.0-rc2"}', "0.33.0-rc2"), (b'{"version": ""}', None), (b"{}", None), (b"[]", None)],
 )

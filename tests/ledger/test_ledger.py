@@ -8,8 +8,10 @@ from agent.core.cost.reports import ReportQuery
 from agent.core.cost.tariff import Tariff
 from agent.core.ports import ConfigError
 from agent.core.requests import RequestProgressed
+from agent.ledger.retention import DAY_NS, Retention
+from agent.ledger.tables import DAY, HOUR, MINUTE
 from agent.runners.settlement import Settlement
-from tests.support.ledger import T0, lived, opened
+from tests.support.ledger import T0, booked, lived, opened
 from tests.support.money import NS, HandClock, Sidecar, book, engine, expected_bill, gpus, record
 
 EVER = ReportQuery(start_ns=0, end_ns=2**62)
@@ -73,7 +75,9 @@ async def test_reports_group_and_sum_to_the_bill(tmp_path: Path) -> None:
                 assert (report.total_cost_nano, report.total_gpu_ns) == (bill, 300 * NS)
                 assert sum(row.cost_nano or 0 for row in report.rows) == bill
                 assert sum(row.requests for row in report.rows) == 150
-        minutes = await ledger.report(ReportQuery(start_ns=T0, end_ns=clock.at_ns, aggregate=("gpu",), step_seconds=60))
+        minutes = await ledger.report(
+            ReportQuery(start_ns=T0, end_ns=clock.at_ns, aggregate=("gpu",), edges=(T0 + 60 * NS, T0 + 120 * NS))
+        )
         booked = [row for row in minutes.rows if row.group["gpu"]]  # the first request ended before a GPU was seen
         assert [(row.start_ns - T0) // NS for row in booked] == [0, 0, 60, 60, 120, 120]
         assert [row.gpu_ns // NS for row in booked] == [60, 60, 60, 60, 30, 30]
@@ -212,10 +216,14 @@ async def test_a_long_absence_is_few_rows(tmp_path: Path) -> None:
         found = await ledger.reconcile()
         assert found.reconciles
         assert found.slots[0].bill_nano == expected_bill(T0, clock.at_ns)
-        with ledger._reader.begin() as connection:
-            rows = connection.exec_driver_sql("SELECT count(*) FROM entries").scalar()
-        assert rows is not None
-        assert rows < 2 * (90 * 24 + 200)
+        counts = [len(booked(ledger, grain)) // 2 for grain in (MINUTE, HOUR, DAY)]
+        assert counts[0] < 90 * 96 + 10
+        assert counts[1] < 90 * 24 + 10
+        assert counts[2] < 90 + 10
+        await ledger.retain(clock.at_ns, Retention())
+        assert len(booked(ledger, MINUTE)) < 2 * 5 * 96
+        again = await ledger.reconcile()
+        assert (again.reconciles, again.bill_nano) == (True, found.bill_nano)
 
 
 async def test_another_currency_begins_a_new_account(tmp_path: Path) -> None:
@@ -245,8 +253,9 @@ async def test_old_requests_can_be_forgotten(tmp_path: Path) -> None:
     async with await opened(tmp_path / "ledger.sqlite") as ledger:
         await lived(ledger, clock, 30, Sidecar())
         before = await ledger.report(EVER)
-        assert await ledger.prune_requests(T0 + 10 * NS) == 10
-        assert await ledger.request_cost("1-0") is None
+        assert await ledger.retain(T0 + 14 * DAY_NS + 10 * NS, Retention()) == 10
+        assert await ledger.request_cost("1-9") is None
+        assert await ledger.request_cost("1-10") is not None
         assert await ledger.report(EVER) == before
 
 

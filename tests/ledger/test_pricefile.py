@@ -147,3 +147,110 @@ def test_dates_are_midnight_utc(tmp_path: Path) -> None:
     book = load_prices(PricesSettings(file=file))
     assert book is not None
     assert book.priced_from("x", 0) == 1_799_971_200 * 10**9
+
+
+FULL = """
+exchange:
+  - {from: USD, to: CNY, rate: 7.1, effective_from: 2026-01-01}
+  - {from: USD, to: CNY, rate: 7.3, effective_from: 2027-01-15}
+books:
+  - currency: CNY
+    rows:
+      - gpu: "NVIDIA H20"
+        sku: rack-7
+        mig: {1g.12gb: 1/7, 3g.48gb: 0.5}
+        purchase:
+          price: 35040
+          life_years: 4
+          colocation_per_month: 730
+          network_per_month: 73
+          power_watts: 500
+          pue: 1.4
+          electricity: &power
+            time_zone: Asia/Shanghai
+            per_kwh: 0.70
+            periods:
+              - {start: 23:00, end: 07:00, per_kwh: 0.30}
+              - {start: "08:00", end: 22:00, per_kwh: 1.10, days: [monday, friday], months: [1, 7]}
+      - {gpu: "NVIDIA L20", purchase: {price: 17520, life_years: 2, power_watts: 100, electricity: *power}}
+  - currency: USD
+    rows:
+      - {gpu: "NVIDIA L4", per_gpu_hour: 0.50}
+      - {gpu: "NVIDIA L4", kind: spot, per_gpu_hour: 0.20}
+      - {gpu: "NVIDIA L4", kind: reserved, region: eu, sku: three-years, per_gpu_hour: 0.30}
+"""
+
+
+def per_hour(book: Any, model: str, at: int, gpu: str = "") -> Fraction | None:
+    price = book.price_at(model, at, gpu)
+    return None if price is None else price * HOUR_NS / 10**9
+
+
+def test_everything_that_a_row_can_say(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(FULL)
+    gpus = [{"gpu": "GPU-1", "kind": "spot"}, {"gpu": "GPU-2", "region": "eu", "kind": "reserved"}]
+    settings = {"currency": "CNY", "kind": None, "gpus": gpus}
+    book = load_prices(PricesSettings(file=file, **settings))
+    assert book is not None
+    # T0 is a Friday in January, 16:00 in Shanghai.
+    assert per_hour(book, "NVIDIA H20", T0) == 1 + 1 + Fraction("0.1") + Fraction("0.7") * Fraction("1.1")
+    assert per_hour(book, "NVIDIA H20", T0 + 7 * HOUR_NS) == 1 + 1 + Fraction("0.1") + Fraction("0.7") * Fraction("0.3")
+    assert per_hour(book, "NVIDIA L20", T0 + 15 * HOUR_NS) == 1 + Fraction("0.1") * Fraction("0.7")
+    row = book.row_at("NVIDIA H20", T0)
+    assert row is not None
+    assert (row.kind, row.sku, row.mig_weight("1g.12gb"), row.mig_weight("3g.48gb")) == (
+        "owned", "rack-7", Fraction(1, 7), Fraction(1, 2),
+    )  # fmt: skip
+    # T0 is 2027-01-15: the second rate.
+    assert per_hour(book, "NVIDIA L4", T0) == Fraction("0.5") * Fraction("7.3")
+    assert per_hour(book, "NVIDIA L4", T0 - 24 * HOUR_NS) == Fraction("0.5") * Fraction("7.1")
+    assert per_hour(book, "NVIDIA L4", T0, "GPU-1") == Fraction("0.2") * Fraction("7.3")
+    assert per_hour(book, "NVIDIA L4", T0, "GPU-2") == Fraction("0.3") * Fraction("7.3")
+    assert per_hour(book, "NVIDIA L4", T0 - 400 * 24 * HOUR_NS) is None
+    # Dollars by the inverse rate, or of their own book.
+    other = load_prices(PricesSettings(file=file, currency="USD", kind="owned"))
+    assert other is not None
+    assert per_hour(other, "NVIDIA L4", T0) is None
+    assert per_hour(other, "NVIDIA L20", T0 + 15 * HOUR_NS) == (1 + Fraction("0.07")) / Fraction("7.3")
+
+
+def test_a_currency_without_a_book_needs_a_rate(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(FULL)
+    rate = {"from": "CNY", "to": "EUR", "rate": "0.13"}
+    book = load_prices(PricesSettings.model_validate({"file": file, "currency": "EUR", "exchange": [rate]}))
+    assert book is not None
+    assert per_hour(book, "NVIDIA L20", T0 + 15 * HOUR_NS) == (1 + Fraction("0.07")) * Fraction("0.13")
+    assert "no exchange rate from USD to EUR" in (book.why_unpriced("NVIDIA L4", T0) or "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key", "expected"),
+    [
+        ("Asia/Shanghai", "Asia/Nowhere", "electricity.time_zone", "unknown time zone"),
+        ("start: 23:00", "start: 25:00", "periods.0.start", "time of day such as 08:00"),
+        ("start: 23:00", "start: soon", "periods.0.start", "time of day such as 08:00"),
+        ("end: 07:00", "end: 23:00", "periods.0", "same time of day"),
+        ("days: [monday", "days: [moonday", "periods.1.days", "monday"),
+        ("months: [1", "months: [13", "periods.1.months", "12"),
+        ("pue: 1.4", "energy_price_per_kwh: 1", "purchase", "not both"),
+        ("1/7", "8/7", "mig.1g.12gb", "at most 1"),
+        ("kind: spot", "kind: stolen", "kind", "on_demand"),
+        ("to: CNY, rate: 7.1", "to: CNY, rate: -7.1", "exchange.0.rate", "not be negative"),
+        ("effective_from: 2027-01-15", "effective_from: 2026-01-01", "exchange", "same time"),
+    ],
+)
+def test_impossible_values_of_the_new_keys(tmp_path: Path, before: str, after: str, key: str, expected: str) -> None:
+    file = tmp_path / "prices.yaml"
+    assert before in FULL
+    file.write_text(FULL.replace(before, after, 1))
+    with pytest.raises(ConfigError) as refused:
+        load_prices(PricesSettings(file=file, currency="CNY"))
+    assert key in refused.value.key
+    assert expected in refused.value.expected
+
+
+def test_a_gpu_has_one_choice(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="listed twice"):
+        PricesSettings.model_validate({"gpus": [{"gpu": "GPU-1", "kind": "spot"}, {"gpu": "GPU-1", "kind": "owned"}]})

@@ -18,16 +18,10 @@ from agent.core.requests import (
 )
 from agent.ledger.ledger import Ledger
 from agent.ledger.receiving import Accepted
-from agent.ledger.tables import entries, requests, sidecars
+from agent.ledger.tables import requests, sidecars
 from agent.runners.settlement import Settlement
-from tests.support.ledger import T0, fresh, opened, rows
+from tests.support.ledger import T0, booked, fresh, opened, rows
 from tests.support.money import NS, UPSTREAM, HandClock, Sidecar, book, engine, gpus, record
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> Any:
-    async with await fresh(tmp_path / "node") as made:
-        yield made
 
 
 def progress(sidecar: Sidecar, id: str, at_ns: int, tokens: int) -> RequestProgressed:  # noqa: A002
@@ -120,7 +114,7 @@ async def test_an_end_before_its_start_is_the_whole_request(ledger: Ledger) -> N
     assert (row["upstream"], row["engine"], row["model"], row["tenant"]) == (UPSTREAM, UPSTREAM, "llama", "acme")
     assert (row["started_ns"], row["first_token_ns"], row["ended_ns"]) == (T0, T0 + NS // 4, T0 + NS)
     assert (row["input_tokens"], row["input_cached_tokens"], row["output_tokens"]) == (3, 2, None)
-    assert (row["gpu_ns"], row["nano"], row["seen_ns"], row["settled"], row["currency"]) == (0, 0, 0, False, None)
+    assert (row["gpu_ns"], row["nano"], row["seen_ns"], row["currency"]) == (0, 0, 0, None)
 
 
 async def test_the_last_progress_is_kept_until_the_end(ledger: Ledger) -> None:
@@ -210,7 +204,7 @@ async def test_what_only_the_end_tells_is_kept(ledger: Ledger) -> None:
     cost = await ledger.request_cost("a")
     assert cost is not None
     assert (cost.model, cost.tenant) == ("llama", "acme")
-    assert {(e["model"], e["tenant"]) for e in rows(ledger, entries) if e["state"] == "request"} == {("llama", "acme")}
+    assert {(e["model"], e["tenant"]) for e in booked(ledger) if e["state"] == "request"} == {("llama", "acme")}
 
 
 async def test_what_the_start_told_is_not_lost_to_an_end_that_says_less(ledger: Ledger) -> None:
@@ -362,7 +356,8 @@ async def test_numbers_that_do_not_come_are_missed_until_they_come(ledger: Ledge
     assert (first.receipt.accepted_through, first.missing) == (5, 0), "this ledger may be younger than they"
     ahead = await ledger.accept(sidecar.batch(T0, *ends[7:]))
     assert (ahead.receipt.accepted_through, ahead.missing) == (9, 2)
-    async with await opened(ledger.path) as again:
+    ledger.close()
+    async with await opened(ledger.where) as again:
         assert again.opened.missing == {("", "sidecar", 1): 2}
     late = await ledger.accept(sidecar.batch(T0, *ends[4:7]))
     assert ([r.id for r in late.ended], late.receipt.repeated, late.missing) == (["r6", "r7"], 1, 0)

@@ -11,16 +11,10 @@ from agent.core.cost.closed import Amount, Closed
 from agent.core.cost.live import Booking, Live
 from agent.core.cost.prices import BillLine, Part, PriceRow
 from agent.ledger.ledger import Ledger
-from agent.ledger.tables import accounts, entries, node_state, price_segments, requests
+from agent.ledger.tables import accounts, entries, node_state, price_segments, requests, settled_requests
 from agent.runners.settlement import Settlement
-from tests.support.ledger import T0, fresh, opened, rows
-from tests.support.money import MODEL, NS, UPSTREAM, HandClock, Sidecar, book, gpus
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> Any:
-    async with await fresh(tmp_path / "node") as made:
-        yield made
+from tests.support.ledger import T0, booked, opened, rows, settled
+from tests.support.money import MODEL, NS, UPSTREAM, HandClock, Sidecar, book, gpus, record
 
 
 def request(ledger: Ledger, id: str) -> dict[str, Any]:  # noqa: A002
@@ -40,7 +34,7 @@ async def test_entries_of_steps_add_up_and_corrections_take_away(ledger: Ledger)
     await ledger.settle(step(2, entries={PLACE: Amount(gpu_ns=5, nano=50)}))
     await ledger.settle(step(3, entries={PLACE: Amount(-12, -120), ended: Amount(12, 120, 1, 5, 10)}))
     await ledger.settle(step(4))
-    found = {row["outcome"]: row for row in rows(ledger, entries)}
+    found = {row["outcome"]: row for row in booked(ledger)}
     names = ("gpu_ns", "nano", "requests", "input_tokens", "output_tokens")
     assert [found["in_flight"][name] for name in names] == [0, 0, 0, 0, 0]
     assert [found["ok"][name] for name in names] == [12, 120, 1, 5, 10]
@@ -50,7 +44,7 @@ async def test_entries_of_steps_add_up_and_corrections_take_away(ledger: Ledger)
 async def test_groups_of_one_engine_are_entries_of_their_own(ledger: Ledger) -> None:
     await ledger.settle(step(1, entries={PLACE: Amount(7, 70), PLACE._replace(group="g"): Amount(5, 50)}))
     await ledger.settle(step(2, entries={PLACE._replace(group="g"): Amount(1, 10)}))
-    assert {row["engine_group"]: row["gpu_ns"] for row in rows(ledger, entries)} == {"": 7, "g": 6}
+    assert {row["engine_group"]: row["gpu_ns"] for row in booked(ledger)} == {"": 7, "g": 6}
 
 
 @pytest.mark.parametrize("number", [0, 2, 9])
@@ -72,7 +66,8 @@ async def test_prices_are_kept_exactly(ledger: Ledger, tmp_path: Path) -> None:
     account = Account("GPU-0", MODEL, T0, "CNY", BillLine(exact))
     through = {("GPU-0", T0): T0 + NS}
     await ledger.settle(step(1, changed_accounts=[account], accounts_through=through))
-    async with await opened(ledger.path) as again:
+    ledger.close()
+    async with await opened(ledger.where) as again:
         (read,) = again.opened.accounts
         assert read.line is not None
         assert (read.gpu, read.gpu_model, read.from_ns, read.currency) == ("GPU-0", MODEL, T0, "CNY")
@@ -93,7 +88,8 @@ async def test_a_following_account_closes_the_one_before_and_a_retired_one_stays
     await ledger.settle(step(2, changed_accounts=[account("GPU-0", later)], retired=[("GPU-1", T0)]))
     found = {(row["gpu"], row["from_ns"]): row["is_open"] for row in rows(ledger, accounts)}
     assert found == {("GPU-0", T0): False, ("GPU-0", later): True, ("GPU-1", T0): False}
-    async with await opened(ledger.path) as again:
+    ledger.close()
+    async with await opened(ledger.where) as again:
         assert [(a.gpu, a.from_ns) for a in again.opened.accounts] == [("GPU-0", later)]
 
 
@@ -102,12 +98,16 @@ async def test_the_cost_of_a_request_is_written_as_it_stands(ledger: Ledger) -> 
     await ledger.accept(sidecar.batch(T0, sidecar.start("a", T0), sidecar.start("b", T0)))
     live = Live("a", UPSTREAM, "vllm", T0, model="llama", tenant="acme", gpu_ns=5, nano=50, seen_ns=9, currency="CNY")
     await ledger.settle(step(1, requests={"a": live}))
-    names = ("engine", "gpu_ns", "nano", "seen_ns", "currency", "unpriced", "settled")
-    assert [request(ledger, "a")[name] for name in names] == ["vllm", 5, 50, 9, "CNY", False, False]
+    names = ("engine", "gpu_ns", "nano", "seen_ns", "currency", "unpriced")
+    assert [request(ledger, "a")[name] for name in names] == ["vllm", 5, 50, 9, "CNY", False]
+    await ledger.accept(sidecar.batch(T0, sidecar.end(record("a", T0, T0 + 9))))
     live.gpu_ns, live.nano, live.unpriced = 6, 60, True
     await ledger.settle(step(2, requests={"a": live}, settled=["a"]))
-    assert [request(ledger, "a")[name] for name in names] == ["vllm", 6, 60, 9, "CNY", True, True]
-    assert [request(ledger, "b")[name] for name in names] == [UPSTREAM, 0, 0, 0, None, False, False]
+    (moved,), figures = rows(ledger, settled_requests), settled(ledger, "a")
+    assert figures is not None
+    assert (moved["id"], moved["gpu_ns"], moved["nano"], figures.priced, figures.unpriced) == ("a", 6, 60, True, True)
+    assert [row["id"] for row in rows(ledger, requests)] == ["b"]
+    assert [request(ledger, "b")[name] for name in names] == [UPSTREAM, 0, 0, 0, None, False]
 
 
 @pytest.mark.parametrize(

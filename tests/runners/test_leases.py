@@ -200,3 +200,55 @@ async def test_a_real_ledger(tmp_path: Path):
         settlement.cost_nano["request", "acme", "m", "CNY"] = 77
         await desk.step()
         assert desk.spent_nano("r", "acme") == booked["acme"] + 77
+
+
+async def test_what_is_booked_late_for_the_period_before_is_not_of_this_one_for_long():
+    clocks, ledger = Clocks(), Reports(("request", "acme", "m", 300))
+    counter = {("request", "acme", "m", "CNY"): 300}
+    desk = desk_of(policy(rule(money=money())), ledger, counter, clocks)
+    clocks.tick(DAY // 2 - 5 * NS)  # midnight
+    ledger.rows = ()
+    await desk.step()
+    counter["request", "acme", "m", "CNY"] += 40  # of the last seconds of the day
+    await desk.step()
+    assert desk.spent_nano("r", "acme") == 40
+    clocks.tick(60 * NS)
+    await desk.step()
+    assert desk.spent_nano("r", "acme") == 0
+
+
+class Left:
+    """Budgets of which so much is left."""
+
+    def __init__(self, left: int | None, ends_ns: int | None) -> None:
+        self.left, self.ends = left, ends_ns
+
+    def left_nano(self, budget: str, /) -> int | None:
+        assert budget == "b"
+        return self.left
+
+    def ends_ns(self, budget: str, /) -> int | None:
+        return self.ends
+
+
+async def test_rules_of_budgets_are_limited_to_what_the_budgets_say():
+    of, clocks = policy(rule(money=money(period="rolling 7d"), budget="b")), Clocks()
+    left = Left(None, None)
+    desk = LeaseDesk(of, Reports(), {}, lambda: clocks.unix, lambda: clocks.boot, left)
+    clocks.tick(of.lease_ns)
+    await desk.step()
+    answer = desk.answer("", None, renewal(1, claim()))
+    assert (limit_of(answer), answer.periods) == (1000, {})
+    left.left, left.ends = 7, clocks.unix + 5
+    answer = desk.answer("", None, renewal(2, claim()))
+    assert (limit_of(answer), answer.periods) == (7, {"r": 5})
+    assert (
+        limit_of(LeaseDesk(of, Reports(), {}, lambda: 0, lambda: 10**18).answer("", None, renewal(3, claim()))) == 1000
+    )
+
+
+def test_a_tenants_sidecar_is_not_told_when_the_periods_of_others_end():
+    both = policy(rule(name="r", money=money()), rule(name="else", tenant="else", money=money()))
+    desk = desk_of(both, Reports(), {}, Clocks())
+    assert set(desk.answer("", "acme", renewal()).periods) == {"r"}
+    assert set(desk.answer("", None, renewal(2)).periods) == {"r", "else"}

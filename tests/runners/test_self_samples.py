@@ -17,8 +17,8 @@ def page(samples: Any) -> str:
 
 def test_money_leaves_its_integers_only_here() -> None:
     settlement: Any = SimpleNamespace(
-        cost_nano={("request", "team", "m", "CNY"): 1_500_000_000, ("unallocated", "", "", "CNY"): 1},
-        slot_ns={("GPU-1", "request"): 2_500_000_000},
+        cost_total_nano={("request", "team", "m", "CNY"): 1_500_000_000, ("unallocated", "", "", "CNY"): 1},
+        slot_total_ns={("GPU-1", "request"): 2_500_000_000},
         senders=SimpleNamespace(
             accepted={"start": 1, "progress": 0, "end": 1},
             repeated=4,

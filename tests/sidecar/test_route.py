@@ -3,6 +3,7 @@
 import os
 
 import anyio
+import openai
 import pytest
 
 from tests.support.gateway import (
@@ -52,6 +53,31 @@ async def test_an_engine_that_breaks_off_before_a_byte_is_replaced_once(mood: Mo
         assert good.heard[-1].field("x-mine") == "1"
         assert proxy.forwarder.tally.retries == 1
         await settled(proxy, len(good.heard))
+
+
+async def test_a_request_that_another_engine_took_over_is_the_same_attempt() -> None:
+    """What the gateway sends again is one request with one record; only its client can make a second of it."""
+    body = b'{"model":"tiny","max_completion_tokens":7}'
+    async with gateway("reset", "stream") as (proxy, (bad, good)):
+        while not bad.heard:
+            assert (await ask(proxy, post(body, more="x-stainless-retry-count: 1\r\n"))).status == 200
+        found = await settled(proxy, len(good.heard))
+        assert {(seen.attempt, seen.max_output_tokens, seen.upstream) for seen in found} == {(1, 7, good.name)}
+        assert proxy.forwarder.tally.retries == 1
+
+
+async def test_what_a_clients_library_sends_again_is_a_request_of_its_own() -> None:
+    async with gateway("broken") as (proxy, (engine,)):
+        client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="x", max_retries=1)
+        async with client:
+            with pytest.raises(openai.InternalServerError):
+                await client.completions.create(model="tiny", prompt="hello", max_tokens=5)
+        found = await settled(proxy, 2)
+        assert [(seen.attempt, seen.outcome, seen.max_output_tokens) for seen in found] == [
+            (0, "error", 5),
+            (1, "error", 5),
+        ]
+        assert len(engine.heard) == 2
 
 
 async def test_a_chunked_body_is_sent_again_as_it_was() -> None:

@@ -85,6 +85,7 @@ class Child:
     command: str
     environment: dict[str, str]
     log: Path
+    arguments: tuple[str, ...] = ()
     process: Process | None = None
     kills: list[int] = field(default_factory=list)  # boot clock
     starts: list[int] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Child:
         self.starts.append(boot_ns())
         with self.log.open("ab") as output:
             self.process = await anyio.open_process(
-                [sys.executable, "-m", "agent", self.command],
+                [sys.executable, "-m", "agent", self.command, *self.arguments],
                 cwd=ROOT,
                 env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,

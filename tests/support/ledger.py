@@ -8,16 +8,22 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
+from agent.ledger.ids import to_key
 from agent.ledger.ledger import Ledger
-from agent.ledger.schema import connect, migrate
+from agent.ledger.schema import Where, connect, migrate
+from agent.ledger.settled import Figures, unpack
+from agent.ledger.tables import MINUTE, entries, places, settled_requests
 from agent.runners.settlement import Settlement
 from tests.support.money import NS, HandClock, Sidecar, book, engine, gpus, record
 
 T0 = 1_800_000_000 * NS  # a full minute
 
 
-async def opened(path: Path, *, unix: int = T0, boot: int = 1000, boot_name: str = "boot-1") -> Ledger:
-    return await Ledger.open(path, "node-a", unix=lambda: unix, boot=lambda: boot, boot_name=lambda: boot_name)
+async def opened(
+    path: Where, *, unix: int = T0, boot: int = 1000, boot_name: str = "boot-1", time_zone: str = "UTC"
+) -> Ledger:
+    clocks = {"unix": lambda: unix, "boot": lambda: boot, "boot_name": lambda: boot_name}
+    return await Ledger.open(path, "node-a", time_zone=time_zone, **clocks)
 
 
 @functools.cache
@@ -48,6 +54,20 @@ def rows(ledger: Ledger, table: Table) -> list[dict[str, Any]]:
     with ledger._reader.begin() as connection:
         found = connection.execute(select(table).order_by(*table.primary_key.columns))
         return [dict(row) for row in found.mappings()]
+
+
+def booked(ledger: Ledger, grain: int = MINUTE) -> list[dict[str, Any]]:
+    """Entries of a grain with the names of their places, in the order of time and place."""
+    with ledger._reader.begin() as connection:
+        question = select(entries, places).join_from(entries, places, entries.c.place == places.c.id)
+        found = connection.execute(question.where(entries.c.grain == grain).order_by(entries.c.minute, entries.c.place))
+        return [dict(row) for row in found.mappings()]
+
+
+def settled(ledger: Ledger, request_id: str) -> Figures | None:
+    """What is kept of a settled request."""
+    row = next((row for row in rows(ledger, settled_requests) if row["id"] == request_id), None)
+    return None if row is None else unpack(to_key(request_id), row["gpu_ns"], row["figures"])
 
 
 async def lived(ledger: Ledger, clock: HandClock, seconds: int, sidecar: Sidecar | None = None) -> Settlement:

@@ -250,6 +250,7 @@ class EngineScraper:
             role=facts.role or about.role,
             service=target.service,
             advice=(*told, *of_target(target, bool(facts.pids))),
+            shapes=dict(about.shapes),
         )
 
     def _log_change(self, status: EngineStatus) -> None:

@@ -22,7 +22,7 @@ class Account:
 
 def open_account(book: PriceBook | None, gpu: str, gpu_model: str, from_ns: int) -> Account:
     """The account of a GPU from `from_ns` on, priced when the book has a price for it then."""
-    segments = book.segments(gpu_model, from_ns) if book else []
+    segments = book.segments(gpu_model, from_ns, gpu=gpu) if book else []
     if not segments or book is None:
         return Account(gpu, gpu_model, from_ns, None, None)
     return Account(gpu, gpu_model, from_ns, book.currency, BillLine(segments))
@@ -33,7 +33,7 @@ def reprice(account: Account, book: PriceBook | None, at_ns: int) -> Account:
 
     What is closed keeps its price. Another currency, or a first or last price, begins a new account.
     """
-    segments = book.segments(account.gpu_model, at_ns) if book else []
+    segments = book.segments(account.gpu_model, at_ns, gpu=account.gpu) if book else []
     currency = book.currency if book and segments else None
     if currency != account.currency:
         return open_account(book, account.gpu, account.gpu_model, at_ns)

@@ -14,30 +14,16 @@ was quiet for some seconds, leftovers of noise are forgotten, so an error cannot
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from math import isfinite
+from typing import NamedTuple
+
+from agent.core.cost.counted import Counted, Ended
 
 NS = 1_000_000_000
 QUIET_NS = 3 * NS
 LATE_NS = NS // 4  # how much later than the sidecar an engine may count the end of a request
 PACE_NS = 60 * NS
 MOST_PENDING_NS = 600 * NS
-
-
-class Proxied(Protocol):
-    """A proxied request, as far as bypass estimation needs it."""
-
-    @property
-    def started_ns(self) -> int: ...
-
-    @property
-    def ended_ns(self) -> int | None: ...
-
-    def tokens_at(self, at_ns: int) -> int: ...
-
-    def is_silent(self, at_ns: int) -> bool:
-        """True if it is unknown how many tokens it had at `at_ns`."""
-        ...
 
 
 class Scrape(NamedTuple):
@@ -61,7 +47,9 @@ class Bypass:
         self._booked = 0
         self._blind = False  # the gauge decided; tokens of that time must not be billed again
         self._pending_ns = 0
-        self._ended: deque[tuple[int, int, int]] = deque()  # (end, in-flight ns, output tokens) of proxied requests
+        self._tokens = 0  # found and not taken yet
+        # Of proxied requests, those settled together in one: (last end, in-flight ns, output tokens).
+        self._ended: deque[tuple[int, int, int]] = deque()
         self._pace: tuple[int, int] | None = None
 
     def scrape(self, at_ns: int, tokens: float | None, running: float | None) -> None:
@@ -69,25 +57,29 @@ class Bypass:
         last = self._scrapes[-1] if self._scrapes else None
         if last is not None and at_ns <= last.at_ns:
             return
-        whole = None if tokens is None else int(tokens)
+        whole = int(tokens) if tokens is not None and isfinite(tokens) and tokens >= 0 else None
+        if running is not None and not (isfinite(running) and running >= 0):
+            running = None
         reset = whole is not None and last is not None and last.tokens is not None and whole < last.tokens
         self._scrapes.append(Scrape(at_ns, whole, running, reset))
         if len(self._scrapes) > 4096:  # the ledger cannot be written for an hour: keep the newest
             self._scrapes.popleft()
 
-    def ended(self, request: Proxied) -> None:
-        """A proxied request is settled and will not be passed to `take` again."""
-        if request.ended_ns is None:
+    def ended(self, ended: Ended) -> None:
+        """Proxied requests that are settled and will not be among those of `take` again."""
+        if not len(ended.tokens):
             return
-        tokens = request.tokens_at(request.ended_ns)
-        if self._since_ns is not None and request.ended_ns > self._since_ns - LATE_NS:
-            self._ended_tokens += tokens
-        if tokens > 0:
-            self._ended.append((request.ended_ns, request.ended_ns - request.started_ns, tokens))
+        if self._since_ns is not None:
+            self._ended_tokens += int(ended.tokens[ended.ended_ns > self._since_ns - LATE_NS].sum())
+        wrote = ended.tokens > 0
+        if wrote.any():
+            in_flight, tokens = int(ended.in_flight_ns[wrote].sum()), int(ended.tokens[wrote].sum())
+            self._ended.append((int(ended.ended_ns[wrote].max()), in_flight, tokens))
 
-    def keeps(self, request: Proxied) -> bool:
-        """True while `take` still has to see a settled request: a scrape before its end is not used up."""
-        return request.ended_ns is not None and bool(self._scrapes) and request.ended_ns > self._scrapes[0].at_ns
+    @property
+    def used_until_ns(self) -> int | None:
+        """`take` still has to see settled requests that ended later. None: there is no scrape."""
+        return self._scrapes[0].at_ns if self._scrapes else None
 
     @property
     def is_idle(self) -> bool:
@@ -101,25 +93,33 @@ class Bypass:
         """Nothing is booked up to `end_ns` (`is_idle` was true, or no GPU belongs to the engine)."""
         self._forget_before(end_ns)
 
-    def take(self, start_ns: int, end_ns: int, requests: Sequence[Proxied]) -> int:
-        """In-flight ns of bypass traffic to book on [start, end); several at once may make it longer than that."""
-        self._learn(start_ns, end_ns, requests)
+    def take(self, start_ns: int, end_ns: int, counted: Counted) -> int:
+        """In-flight ns of bypass traffic to book on [start, end); several at once may make it longer than that.
+
+        `counted`: all proxied requests that are not settled, or ended after `used_until_ns`.
+        """
+        self._learn(start_ns, end_ns, counted)
         length = end_ns - start_ns
-        excess = self._excess(end_ns, requests)
+        excess = self._excess(end_ns, counted)
         most = length * max(1, -int(-excess // 1))
         taken = min(self._pending_ns, most)
         self._pending_ns -= taken
         self._forget_before(end_ns)
         return taken
 
-    def _learn(self, start_ns: int, end_ns: int, requests: Sequence[Proxied]) -> None:
+    def take_tokens(self) -> int:
+        """Output tokens that were found since this was asked last. Where only the gauge tells there are none."""
+        tokens, self._tokens = self._tokens, 0
+        return tokens
+
+    def _learn(self, start_ns: int, end_ns: int, requests: Counted) -> None:
         later = [s for s in self._scrapes if s.at_ns >= end_ns]
         known = later or list(self._scrapes)[-1:]
         if not known:
             return
         if self._since_ns is None:
             self._rebase(self._scrapes[0])
-        clear = [s for s in known if not any(request.is_silent(s.at_ns) for request in requests)]
+        clear = [s for s in known if not requests.is_silent(s.at_ns)]
         if not clear:
             self._blind = True
             self._add(int((end_ns - start_ns) * self._excess(end_ns, requests)))
@@ -135,8 +135,9 @@ class Bypass:
         lowest, scrape = min(residuals)
         if lowest > self._booked:
             self._add(self._in_flight(lowest - self._booked, end_ns, requests))
+            self._tokens += lowest - self._booked
             self._booked = lowest
-        elif lowest < self._booked and self._was_quiet(scrape.at_ns, requests):
+        elif lowest < self._booked and requests.was_quiet(scrape.at_ns - QUIET_NS, scrape.at_ns):
             self._rebase(scrape)
 
     def _rebase(self, scrape: Scrape) -> None:
@@ -146,29 +147,20 @@ class Bypass:
         self._residual_then = self._booked
         self._ended_tokens = 0
 
-    def _residual(self, scrape: Scrape, requests: Iterable[Proxied]) -> int | None:
+    def _residual(self, scrape: Scrape, requests: Counted) -> int | None:
         if scrape.tokens is None or self._since_ns is None or scrape.at_ns < self._since_ns:
             return None
-        proxied = self._ended_tokens
-        for request in requests:
-            if request.ended_ns is None or request.ended_ns > self._since_ns - LATE_NS:
-                proxied += request.tokens_at(scrape.at_ns)
+        proxied = self._ended_tokens + requests.tokens(scrape.at_ns, self._since_ns - LATE_NS)
         return self._residual_then + scrape.tokens - self._tokens_then - proxied
 
-    def _was_quiet(self, at_ns: int, requests: Iterable[Proxied]) -> bool:
-        before = at_ns - QUIET_NS
-        return not any(r.started_ns < at_ns and (r.ended_ns is None or r.ended_ns > before) for r in requests)
-
-    def _excess(self, at_ns: int, requests: Iterable[Proxied]) -> float:
+    def _excess(self, at_ns: int, requests: Counted) -> float:
         """Running requests by the engine's gauge beyond the proxied ones, at the scrape nearest after `at_ns`."""
         scrape = next((s for s in self._scrapes if s.at_ns >= at_ns), self._scrapes[-1] if self._scrapes else None)
         if scrape is None or scrape.running is None:
             return 0.0
-        at = scrape.at_ns
-        ours = sum(1 for r in requests if r.started_ns <= at and (r.ended_ns is None or r.ended_ns > at))
-        return max(0.0, scrape.running - ours)
+        return max(0.0, scrape.running - requests.in_flight(scrape.at_ns))
 
-    def _in_flight(self, tokens: int, at_ns: int, requests: Iterable[Proxied]) -> int:
+    def _in_flight(self, tokens: int, at_ns: int, requests: Counted) -> int:
         while self._ended and self._ended[0][0] < at_ns - PACE_NS:
             self._ended.popleft()
         if self._ended:

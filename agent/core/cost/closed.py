@@ -6,10 +6,10 @@ A request is booked as in flight until it ends; then what was booked moves to it
 from dataclasses import dataclass, field
 
 from agent.core.cost.accounts import Account
-from agent.core.cost.live import Booking, Live
+from agent.core.cost.energy import Reading
+from agent.core.cost.live import Booking, Live, Parts
 
 MINUTE_NS = 60 * 1_000_000_000
-HOUR_NS = 60 * MINUTE_NS
 IN_FLIGHT = "in_flight"  # outcome under which a request is booked until it ends
 
 
@@ -44,56 +44,52 @@ class Closed:
     currencies: dict[tuple[str, int], str | None] = field(default_factory=dict)  # (gpu, from_ns) -> of the account
     accounts_through: dict[tuple[str, int], int] = field(default_factory=dict)  # (gpu, from_ns) -> closed up to
     retired: list[tuple[str, int]] = field(default_factory=list)  # (gpu, from_ns) of accounts that end here
+    # (gpu, from_ns) -> microjoules by the GPU's meter in this step; not in it: nothing of it was metered
+    energy: dict[tuple[str, int], int] = field(default_factory=dict)
+    meters: dict[str, Reading] = field(default_factory=dict)  # gpu -> its meter at `through_ns`, for a restart
     requests: dict[str, Live] = field(default_factory=dict)  # costs changed
     settled: list[str] = field(default_factory=list)  # ids: their cost is final
 
-    def book(self, booking: Booking, gpu_ns: int, nano: int) -> None:
-        """Add to one entry."""
+    def book(
+        self, booking: Booking, gpu_ns: int, nano: int, work_ns: int = 0, energy_uj: int = 0, metered_ns: int = 0
+    ) -> Amount:
+        """Add to one entry, and answer it."""
         amount = self.entries.get(booking)
         if amount is None:
             amount = self.entries[booking] = Amount()
         amount.gpu_ns += gpu_ns
         amount.nano += nano
+        amount.work_ns += work_ns
+        amount.energy_uj += energy_uj
+        amount.metered_ns += metered_ns
+        return amount
 
-    def book_request(
-        self, request: Live, account: Account, bucket_ns: int, slot: tuple[str, str, str], gpu_ns: int, nano: int
-    ) -> None:
-        """Add to the entry of a request, and to its own cost. While it runs, its outcome is `IN_FLIGHT`.
-
-        `slot`: which one, why it counts as its engine's, and the engine's group.
-        """
-        outcome, engine = request.outcome or IN_FLIGHT, request.engine
-        place = (bucket_ns, account.gpu, account.from_ns, "request", engine, request.model, request.tenant, outcome)
-        booking = Booking(*place, *slot)
-        self.book(booking, gpu_ns, nano)
-        if request.outcome is None:
-            before = request.provisional.get(booking, (0, 0))
-            request.provisional[booking] = (before[0] + gpu_ns, before[1] + nano)
-        request.last_booking = booking
-        request.gpu_ns += gpu_ns
-        request.nano += nano
-        if account.currency is None:
-            request.unpriced = True
-        else:
-            request.currency = account.currency
-        self.requests[request.id] = request
+    def move(self, booking: Booking, outcome: str, parts: Parts) -> None:
+        """What was booked as in flight has an outcome now; sums stay the same."""
+        self.book(booking, *[-part for part in parts])
+        self.book(booking._replace(outcome=outcome), *parts)
 
     def finish(self, request: Live) -> None:
-        """Give what was booked while it ran its outcome, and count it where its last GPU time was booked."""
+        """Give what it carries along its outcome, and count it where its last GPU time was booked."""
         outcome = request.outcome or "error"
-        for booking, (gpu_ns, nano) in request.provisional.items():
-            self.book(booking, -gpu_ns, -nano)
-            self.book(booking._replace(outcome=outcome), gpu_ns, nano)
+        for booking, parts in request.provisional.items():
+            self.move(booking, outcome, parts)
         request.provisional = {}
-        end = request.ended_ns or request.started_ns
-        place = request.last_booking or Booking(
-            end - end % MINUTE_NS, "", 0, "request", request.engine, request.model, request.tenant, outcome
-        )
-        place = place._replace(outcome=outcome)
-        self.book(place, 0, 0)
-        amount = self.entries[place]
+        place = request.last_booking
+        if place is None:
+            end = request.ended_ns or request.started_ns
+            minute = end - end % MINUTE_NS
+            place = Booking(minute, "", 0, "request", request.engine, request.model, request.tenant, outcome)
+        elif place.outcome != outcome:
+            place = place._replace(outcome=outcome)
+        amount = self.entries.get(place)
+        if amount is None:
+            amount = self.entries[place] = Amount()
+        usage = request.usage
+        cached = usage.input_cached_tokens or 0
         amount.requests += 1
-        amount.input_tokens += (request.usage.input_tokens or 0) + (request.usage.input_cached_tokens or 0)
-        amount.output_tokens += request.usage.output_tokens or 0
+        amount.input_tokens += (usage.input_tokens or 0) + cached
+        amount.input_cached_tokens += cached
+        amount.output_tokens += usage.output_tokens or 0
         self.requests[request.id] = request
         self.settled.append(request.id)

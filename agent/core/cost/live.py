@@ -1,5 +1,6 @@
 """A request between its first event and its settlement: intervals, tokens over time, what it cost so far."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ NO_USAGE = Usage()
 
 
 class Booking(NamedTuple):
-    """Under what GPU time is booked. `bucket_ns` is the start of a minute, or of an hour for long quiet stretches."""
+    """Under what GPU time is booked. `bucket_ns`: the minute's start; a long quiet stretch is in its first minute."""
 
     bucket_ns: int
     gpu: str
@@ -24,6 +25,16 @@ class Booking(NamedTuple):
     group: str = ""  # of an engine that runs over several nodes
     namespace: str = ""  # of whoever holds the slot; '' for nobody, and for several
     pod: str = ""
+
+
+class Parts(NamedTuple):
+    """What is booked of one request under one `Booking`: the exact quantities of an `Amount`."""
+
+    gpu_ns: int
+    nano: int
+    work_ns: int = 0
+    energy_uj: int = 0
+    metered_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +57,8 @@ class Live:
     seen_ns: int = 0  # in-flight time for which its GPUs were known
     currency: str | None = None
     unpriced: bool = False
-    provisional: dict[Booking, tuple[int, int]] = field(default_factory=dict)  # booked as in_flight
+    # Booked as in flight, as far as it is not in a row of `in_flight.InFlight`.
+    provisional: dict[Booking, Parts] = field(default_factory=dict)
     last_booking: Booking | None = None
     seen_by: Witness = "sidecar"
     input_estimate: int | None = None  # tokens, until `usage` is known
@@ -55,6 +67,7 @@ class Live:
     work_ns: int = 0  # of `gpu_ns`: charged for its own prefill and decode
     energy_uj: int = 0
     metered_ns: int = 0  # of `gpu_ns`: with an energy reading
+    row: int = -1  # in `in_flight.InFlight`
 
     @property
     def model_is_booked(self) -> bool:
@@ -73,6 +86,12 @@ class Live:
         start = max(start_ns, self.started_ns)
         end = end_ns if self.ended_ns is None else min(end_ns, self.ended_ns)
         return (start, end) if start < end else None
+
+    def forget_points(self, before_ns: int, least: int) -> None:
+        """Drop progress of before, but for the first two events and the last one, if that is `least` events or more."""
+        last = bisect_left(self.points, (before_ns,)) - 1
+        if last - 2 >= least:
+            del self.points[2:last]
 
     def is_silent(self, at_ns: int) -> bool:
         """Open at `at_ns`, and no word of how many tokens it has."""

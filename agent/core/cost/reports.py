@@ -77,22 +77,22 @@ class Term(Struct, frozen=True):
 
 
 class ReportQuery(Struct, frozen=True, kw_only=True):
-    """`start_ns` <= bucket < `end_ns`; `step_seconds` None means one row per group for the whole window.
+    """Buckets that begin in [`start_ns`, `end_ns`), cut into rows at `edges`: instants in between, ascending.
 
-    Basis ``usage`` shows states as they were booked. Basis ``allocation`` spreads every state that is not `request`
-    or `unattributed` over the requests and bypass traffic of the same slot in the same window, by their GPU time.
-    A slot is a GPU, a MIG device or a share; what no slot has (a rest without MIG device, gaps of a cut GPU) stays.
+    Without edges there is one row per group for the whole window. (Calendar steps have no fixed length.)
+
+    Basis ``usage`` shows states as they were booked. Basis ``allocation`` spreads `SHARED_STATES` by the policy `idle`,
+    step by step. What is spread becomes part of the rows of those who pay; only with ``owner`` it keeps its state, as
+    the owner's. Bypass traffic (`unattributed`) pays its part under ``model`` and ``node``. Where nobody is there to
+    pay, the rows stay as they are. The sum over all rows is the same under every policy.
 
     With a `tenant`, rows and totals hold that tenant's part of the report only; its share of idle time is the same as
     in the whole report. The same holds for `filter`, of which every term must pass.
-
-    `edges`: instants within the window at which rows are cut, ascending: calendar steps have no fixed length.
     """
 
     start_ns: int
     end_ns: int
     aggregate: tuple[Dimension, ...] = ("state",)
-    step_seconds: int | None = None
     basis: Basis = "usage"
     tenant: str | None = None
     edges: tuple[int, ...] = ()

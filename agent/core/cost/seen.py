@@ -41,6 +41,7 @@ class SlotSeen(NamedTuple):
     weight: int
     pids: frozenset[int] | None
     evidence: Evidence
+    profile: str = ""  # of a MIG device
 
 
 class GpuSeen(NamedTuple):
@@ -121,7 +122,7 @@ def _seen_gpu(gpu: GpuReading) -> GpuSeen:
     for device, weight in zip(devices, weights, strict=True):
         processes = () if nobody and device.processes is None else device.processes
         evidence = _evidence(processes, device.memory_used_bytes, draws_power=False)
-        slots.append(SlotSeen(device.uuid, weight, _pids(processes), evidence))
+        slots.append(SlotSeen(device.uuid, weight, _pids(processes), evidence, device.profile))
     return GpuSeen(gpu.uuid, gpu.index, None, "", tuple(slots), rest)
 
 

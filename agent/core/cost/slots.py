@@ -71,6 +71,11 @@ class Period:
             self._view = {seen.uuid: judge(seen, engines, self.held, self.working) for seen in self.gpus or ()}
         return self._view
 
+    def profiles(self, gpu: str) -> dict[str, str]:
+        """MIG device -> profile, of one GPU."""
+        seen = next((one for one in self.gpus or () if one.uuid == gpu), None)
+        return {slot.id: slot.profile for slot in seen.slots if slot.profile} if seen is not None else {}
+
     def of(self, gpu: str) -> View:
         """The slots of one GPU. A GPU that was watched for and not there has fallen off: it is broken."""
         if self.gpus is None:

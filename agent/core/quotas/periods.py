@@ -8,10 +8,10 @@ Period = Literal["day", "week", "month"]
 NS = 1_000_000_000
 
 
-def period_bounds(period: Period, time_zone: str, now_ns: int) -> tuple[int, int]:
-    """[start, end) of the period that holds `now_ns`, Unix ns. Weeks begin on Monday (ISO 8601).
+def period_bounds(period: str, time_zone: str, now_ns: int) -> tuple[int, int]:
+    """[start, end) of the `Period` that holds `now_ns`, Unix ns. Weeks begin on Monday (ISO 8601).
 
-    Days of 23 or 25 hours are as long as they are. Raises ValueError or KeyError for an unknown time zone.
+    Days of 23 or 25 hours are as long as they are. Raises ValueError or KeyError for an unknown time zone or period.
     """
     zone = ZoneInfo(time_zone)
     today = datetime.fromtimestamp(now_ns // NS, zone).date()
@@ -20,9 +20,11 @@ def period_bounds(period: Period, time_zone: str, now_ns: int) -> tuple[int, int
     elif period == "week":
         first = today - timedelta(days=today.weekday())
         after = first + timedelta(days=7)
-    else:
+    elif period == "month":
         first = today.replace(day=1)
         after = (first + timedelta(days=32)).replace(day=1)
+    else:
+        raise ValueError(f"{period!r} is no calendar period")
     return _midnight(first, zone), _midnight(after, zone)
 
 

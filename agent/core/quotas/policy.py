@@ -1,14 +1,13 @@
 """Who may use how much: rules as values that travel from the agent to its sidecars, and which of them hold for whom."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from agent.core.cost.money import NANO
-from agent.core.quotas.periods import Period
 
 NS = 1_000_000_000
 Mode = Literal["observe", "warn", "block"]
@@ -20,11 +19,14 @@ DEFAULT = "default"
 
 
 class MoneyLimit(Struct, frozen=True, kw_only=True):
-    """At most `nano` nano-units of `currency` in each calendar `period` of `time_zone` (IANA name)."""
+    """At most `nano` nano-units of `currency` in each calendar `period` of `time_zone` (IANA name).
+
+    Of a budget's rule `period` is a word for people: only the agent knows when it ends.
+    """
 
     nano: int
     currency: str
-    period: Period
+    period: str
     time_zone: str = "UTC"
 
     def shown(self, nano: int) -> str:
@@ -49,6 +51,9 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     `tenant` is a name, ``*`` (every tenant) or ``default`` (every tenant that no rule names); each tenant has its own
     limit unless `together`. `model` is a name or ``*``: all models count together.
+
+    `budget` names the budget that the rule stands for: its money counts as the agent's budget says, and it leaves open
+    which tenants are `default`.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     queue: QueuePolicy | None = None
     default_output_tokens: int = 1024
     when_agent_away: WhenAway = "share"
+    budget: str = ""
 
     def limits(self) -> Iterator[tuple[Kind, int]]:
         """What is limited, and to how much: requests, tokens, nano-units."""
@@ -78,7 +84,13 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     def limit(self, kind: str) -> int | None:
         """The limit of one kind; None when this rule has none."""
-        return next((limit for of, limit in self.limits() if of == kind), None)
+        if kind == "money":
+            return None if self.money is None else self.money.nano
+        if kind == "concurrent":
+            return self.concurrent_requests
+        if kind == "requests":
+            return self.requests_per_minute
+        return self.tokens_per_minute if kind == "tokens" else None
 
     def holder(self, tenant: str) -> str:
         """Under which name a tenant's use is counted."""
@@ -112,17 +124,29 @@ class Matcher:
 
     def __init__(self, policy: Policy) -> None:
         self._rules = policy.rules
-        self._named = frozenset(rule.tenant for rule in policy.rules) - {EVERYBODY, DEFAULT}
+        self._named = named_tenants(policy.rules)
 
     def rules_for(self, tenant: str, model: str) -> tuple[Rule, ...]:
         """In the order of the file. '' is the tenant of requests of which nobody knows whose they are."""
-        tenants = (EVERYBODY, tenant) if tenant in self._named else (EVERYBODY, DEFAULT)
-        return tuple(rule for rule in self._rules if rule.tenant in tenants and rule.model in ("*", model))
+        is_named = tenant in self._named
+        return tuple(rule for rule in self._rules if rule.model in ("*", model) and _is_about(rule, tenant, is_named))
+
+
+def named_tenants(rules: Iterable[Rule]) -> frozenset[str]:
+    """Those that `default` does not hold for."""
+    return frozenset(rule.tenant for rule in rules if not rule.budget) - {EVERYBODY, DEFAULT}
+
+
+def _is_about(rule: Rule, tenant: str, is_named: bool) -> bool:
+    if rule.tenant == EVERYBODY:
+        return True
+    if rule.tenant == DEFAULT:
+        return not is_named
+    return rule.tenant == tenant
 
 
 def visible_to(policy: Policy, tenant: str) -> Policy:
     """The policy without what is about other tenants: for sidecars whose credentials are limited to one."""
-    named = any(rule.tenant == tenant for rule in policy.rules)
-    tenants = (EVERYBODY, tenant) if named else (EVERYBODY, DEFAULT)
-    rules = tuple(rule for rule in policy.rules if rule.tenant in tenants and not rule.together)
+    is_named = tenant in named_tenants(policy.rules)
+    rules = tuple(rule for rule in policy.rules if _is_about(rule, tenant, is_named) and not rule.together)
     return msgspec.structs.replace(policy, rules=rules)

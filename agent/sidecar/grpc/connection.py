@@ -31,6 +31,7 @@ from agent.sidecar.grpc.observation import CallObservation
 from agent.sidecar.grpc.status import RESOURCE_EXHAUSTED
 from agent.sidecar.grpc.tokens import is_recorded
 from agent.sidecar.ids import RANDOM_BITS, trace_id_of, traceparent, uuid7
+from agent.sidecar.meter.attempts import attempt_of
 from agent.sidecar.tenancy.settings import UNIX
 
 log = structlog.get_logger()
@@ -165,6 +166,7 @@ class GrpcConnection(Link):
                 now_ns,
                 caller=caller,
                 trace_id=None if given is None else trace_id_of(given.decode("latin-1")),
+                attempt=attempt_of(head.fields),
             )
         drop: frozenset[bytes] = frozenset()
         add: tuple[bytes, ...] = ()

@@ -6,7 +6,7 @@ from agent.sidecar.grpc.messages import MessageReader
 from agent.sidecar.grpc.status import outcome_of
 from agent.sidecar.grpc.tokens import HEAD_BYTES, reading_for
 from agent.sidecar.ids import RequestId
-from agent.sidecar.records.record import MAX_SHOWN, PROGRESS_NS, START_NS, Recorder, shown
+from agent.sidecar.records.record import MAX_SHOWN, PROGRESS_NS, START_NS, Recorder, bounded, shown
 
 HTTP_OK = 200
 
@@ -16,7 +16,7 @@ class CallObservation:
 
     __slots__ = (
         "_answers", "_progress_at_ns", "_reading", "_recorder", "_requests", "_slot", "_started", "_told",
-        "_upstream", "answered_at_ns", "asked_at_ns", "caller", "headers_at_ns", "id", "path", "queued_ns",
+        "_upstream", "answered_at_ns", "asked_at_ns", "attempt", "caller", "headers_at_ns", "id", "path", "queued_ns",
         "request_bytes", "response_bytes", "started_at_ns", "trace_id",
     )  # fmt: skip
 
@@ -30,6 +30,7 @@ class CallObservation:
         *,
         caller: Caller,
         trace_id: str | None,
+        attempt: int = 0,
     ) -> None:
         self._recorder = recorder
         self._upstream = upstream
@@ -38,6 +39,7 @@ class CallObservation:
         self.started_at_ns = started_at_ns
         self.caller = caller
         self.trace_id = trace_id or request_id.hex
+        self.attempt = attempt
         self._slot = recorder.slots.begin(request_id.hex, started_at_ns, path, caller.tenant)
         self._told = False  # in which slot, and which model
         self._requests = MessageReader(HEAD_BYTES)
@@ -108,6 +110,7 @@ class CallObservation:
                 started_at_ns=self.started_at_ns,
                 model=self.model,
                 tenant=self.caller.tenant,
+                input_tokens_estimate=bounded(self._reading.input_tokens or None),
             )
         )
 
@@ -142,6 +145,7 @@ class CallObservation:
     def end(self, now_ns: int, *, status: int, message: str, cut: Outcome | None, answered: bool) -> RequestRecord:
         """The last event. `cut`: an outcome that the status does not tell. `answered`: the client got a head."""
         reading = self._reading
+        usage = reading.usage()
         outcome = cut or outcome_of(status, message)
         error: str | None = None if outcome == "ok" else message or f"grpc-status {status}"
         if outcome == "ok" and (reading.error or self._answers.amid):
@@ -162,7 +166,7 @@ class CallObservation:
             status=HTTP_OK if answered else None,
             headers_at_ns=self.headers_at_ns,
             first_token_at_ns=reading.first_token_at_ns,
-            usage=reading.usage(),
+            usage=usage,
             finish_reason=shown(reading.finish_reason),
             error=shown(error),
             request_bytes=self.request_bytes,
@@ -172,6 +176,9 @@ class CallObservation:
             grpc_status=status,
             request_messages=self._requests.count,
             response_messages=self._answers.count,
+            max_output_tokens=bounded(reading.max_output_tokens),
+            attempt=self.attempt,
+            input_tokens_estimate=bounded(reading.input_tokens or None) if usage.input_tokens is None else None,
         )
         number = self._recorder.put(lambda sequence: RequestEnded(sequence=sequence, record=record))
         self._recorder.slots.ended(self._slot, number)

@@ -12,6 +12,7 @@ from agent.sidecar.grpc.protobuf import Field, fields, text
 HEAD_BYTES = 64 * 1024  # of each message that are kept to be read
 BYTES_PER_TOKEN = 4
 MAX_TENSORS = 64
+MAX_SIGNED = (1 << 63) - 1  # what is above it is a negative int64
 _TRITON = "/inference.GRPCInferenceService/"
 _MII = "/modelresponse.ModelResponse/"
 _UNRECORDED = ("/grpc.health.", "/grpc.reflection.", "/grpc.channelz.")
@@ -92,7 +93,9 @@ class InferReading(Reading):
                 self.input_tokens += field.value // BYTES_PER_TOKEN
             elif name in _LIMITS and kind in ("INT32", "INT64", "UINT32", "UINT64") and field.whole:
                 size = 4 if kind.endswith("32") else 8
-                self.max_output_tokens = int.from_bytes(head[field.start : field.start + size], "little")
+                signed = kind.startswith("INT")
+                limit = int.from_bytes(head[field.start : field.start + size], "little", signed=signed)
+                self.max_output_tokens = limit if limit >= 0 else None  # -1 is how some say "no limit"
 
 
 class StreamInferReading(InferReading):
@@ -163,7 +166,7 @@ class MiiReading(Reading):
                 prompt_bytes += field.value
             elif field.number == 2:
                 name, limit = _entry(head, field)
-                if name in _LIMITS and limit is not None:
+                if name in _LIMITS and limit is not None and limit <= MAX_SIGNED:
                     self.max_output_tokens = limit
         self.input_tokens = prompt_bytes // BYTES_PER_TOKEN
 

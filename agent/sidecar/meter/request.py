@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -35,12 +35,15 @@ class RequestSaid(Struct, frozen=True):
     @property
     def most_output_tokens(self) -> int | None:
         """The most tokens that it lets the engine write, over all choices; None: it does not say."""
-        for values in (self, self.options, self.parameters, self.sampling_params):
-            for name in _LIMITS:
-                value = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
-                if (limit := count(value)) is not None:
-                    return limit * max(1, count(self.n) or 1)
-        return None
+        limit = self.max_tokens
+        if type(limit) is int and limit >= 0 and self.max_completion_tokens is None and self.n is None:
+            return limit  # what most requests say, if they say anything
+        limit = _first_count((self.max_completion_tokens, self.max_tokens, self.max_output_tokens))
+        if limit is None:  # asked of every request: hardly any has one of these
+            for values in (self.options, self.parameters, self.sampling_params):
+                if type(values) is dict and (limit := _first_count(map(values.get, _LIMITS))) is not None:
+                    break
+        return limit if limit is None or self.n is None else limit * max(1, count(self.n) or 1)
 
     @property
     def shown_user(self) -> str | None:
@@ -49,6 +52,13 @@ class RequestSaid(Struct, frozen=True):
         if user is None and isinstance(self.metadata, dict):
             user = self.metadata.get("user_id")
         return user if isinstance(user, str) and user else None
+
+
+def _first_count(values: Iterable[Any]) -> int | None:
+    for value in values:
+        if value is not None and (found := count(value)) is not None:
+            return found
+    return None
 
 
 _decoder = msgspec.json.Decoder(RequestSaid)

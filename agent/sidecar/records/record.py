@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent.core.admission import MAX_TOKENS
 from agent.core.requests import (
     Outcome,
     RequestEnded,
@@ -15,7 +16,7 @@ from agent.core.requests import (
 from agent.sidecar.ids import RequestId
 from agent.sidecar.meter.meters import is_stream, meter_of
 from agent.sidecar.meter.reading import MAX_CAPTURE_BYTES, Measured, Meter
-from agent.sidecar.meter.request import RequestSaid, read_request
+from agent.sidecar.meter.request import BYTES_PER_TOKEN, RequestSaid, read_request
 from agent.sidecar.plans import Plan
 
 PROGRESS_NS = 1_000_000_000
@@ -29,6 +30,11 @@ _NOTHING_MEASURED = Measured()
 def shown(text: str | None) -> str | None:
     """The beginning of a text that somebody else chose: a record must stay small, whatever it is about."""
     return text if text is None or len(text) <= MAX_SHOWN else text[:MAX_SHOWN]
+
+
+def bounded(tokens: int | None) -> int | None:
+    """A count that somebody else chose, at most what the agent takes: a larger one means no limit anyway."""
+    return tokens if tokens is None or tokens <= MAX_TOKENS else MAX_TOKENS
 
 
 @dataclass(slots=True)
@@ -140,8 +146,13 @@ class Observation:
                 started_at_ns=self.started_at_ns,
                 model=shown(said.model),
                 tenant=self.caller.tenant,
+                input_tokens_estimate=self._input_estimate(),
             )
         )
+
+    def _input_estimate(self) -> int | None:
+        """What quotas reckon with. Of an upload of files the length says nothing."""
+        return bounded(self.request_bytes // BYTES_PER_TOKEN) if self.request_bytes and self.plan.has_text else None
 
     def response_head(self, status: int, content_type: str, content_encoding: str, now_ns: int) -> None:
         """The engine's final status and the type of its body."""
@@ -208,6 +219,9 @@ class Observation:
             trace_id=plan.trace_id or self.id.hex,
             tenant_source=self.caller.source,
             queued_ns=self.queued_ns,
+            max_output_tokens=bounded(said.most_output_tokens),
+            attempt=plan.attempt,
+            input_tokens_estimate=self._input_estimate() if measured.usage.input_tokens is None else None,
         )
         number = self._recorder.put(lambda sequence: RequestEnded(sequence=sequence, record=record))
         self._recorder.slots.ended(self._slot, number)

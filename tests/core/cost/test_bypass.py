@@ -1,5 +1,6 @@
 """Bypass traffic from counters: found when it is there, not invented when it is not."""
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.cost.bypass import Bypass
+from agent.core.cost.counted import Counted
 from agent.core.cost.live import Live
 from agent.core.requests import Usage
 from tests.support.money import NS, UPSTREAM
@@ -61,15 +63,16 @@ class World:
             if second >= WATERMARK:
                 tick = second - WATERMARK
                 told = [self._as_told(r, at) for r in self._open if r.started_ns < at]
-                self.taken[tick] = self.bypass.take(tick * NS, (tick + 1) * NS, told)
+                self.taken[tick] = self.bypass.take(tick * NS, (tick + 1) * NS, Counted(told))
                 self._drop((tick + 1) * NS)
         return sum(self.taken.values())
 
     def _drop(self, settled_ns: int) -> None:
-        for live in list(self._open):
-            if live.ended_ns is not None and live.ended_ns <= settled_ns and not self.bypass.keeps(live):
-                self.bypass.ended(live)
-                self._open.remove(live)
+        used = self.bypass.used_until_ns
+        until = settled_ns if used is None else min(used, settled_ns)
+        over = [live for live in self._open if live.ended_ns is not None and live.ended_ns <= until]
+        self.bypass.ended(Counted(over).parted(until)[0])
+        self._open = [live for live in self._open if live not in over]
 
     def _as_told(self, live: Live, now_ns: int) -> Live:
         """As the agent knows a request at `now_ns`: a progress event for each second, the end once it has come."""
@@ -139,7 +142,7 @@ def test_a_fleet_of_noise_does_not_pile_up() -> None:
         bypass.scrape(at + 1, float(sum(r.tokens_at(late) for r in requests)), None)
         if second >= 5:
             told = [r for r in requests if r.ended_ns is not None and r.ended_ns <= at]
-            taken += bypass.take((second - 5) * NS, (second - 4) * NS, told)
+            taken += bypass.take((second - 5) * NS, (second - 4) * NS, Counted(told))
     assert taken == 0
 
 
@@ -157,3 +160,10 @@ def test_never_negative_and_never_more_than_was_hidden(seed: int) -> None:
     assert all(ns >= 0 for ns in world.taken.values())
     # Proxied and hidden requests alike take 1 to 3 s for 100 tokens: the estimate cannot be above 3 s for each.
     assert sum(world.taken.values()) <= (3 * len(world.hidden) + 1) * NS
+
+
+def test_counters_that_are_no_numbers_are_not_reported() -> None:
+    bypass = Bypass()
+    for second, (tokens, running) in enumerate(((0.0, 0.0), (math.nan, math.nan), (-1.0, -1.0), (math.inf, math.inf))):
+        bypass.scrape(second * NS, tokens, running)
+    assert bypass.take(0, 3 * NS, Counted()) == 0

@@ -39,3 +39,18 @@ def test_a_cost_is_unknown_until_a_priced_gpu_is_booked() -> None:
     assert live.cost_nano == 7
     live.unpriced = True
     assert live.cost_nano is None
+
+
+def test_old_progress_is_forgotten_and_what_is_asked_stays() -> None:
+    live = Live("r", "u", "e", 0, first_token_ns=5)
+    live.points = [(10 * i, i * i) for i in range(1, 500)]
+    whole = {at: live.tokens_at(at) for at in range(4000, 4990, 7)}
+    live.forget_points(4000, 64)
+    assert live.points[:3] == [(10, 1), (20, 4), (3990, 399 * 399)]
+    assert {at: live.tokens_at(at) for at in whole} == whole
+    kept = list(live.points)
+    live.forget_points(4100, 64)  # too few to be worth it
+    assert live.points == kept
+    short = Live("s", "u", "e", 0, points=[(1, 1)])
+    short.forget_points(9, 0)
+    assert short.points == [(1, 1)]

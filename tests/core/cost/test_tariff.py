@@ -12,6 +12,7 @@ from agent.core.cost.closed import IN_FLIGHT, Closed
 from agent.core.cost.live import Live
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.tariff import Tariff
+from agent.core.cost.work import Constants
 from agent.core.gpu_readings import GpuSnapshot
 from agent.core.readings import EngineSnapshot
 from agent.core.requests import Usage
@@ -287,3 +288,101 @@ def test_an_engine_that_is_no_target_any_more_owns_nothing() -> None:
         elif second == 5:
             tariff.timeline.forget_engine(at, "vllm")
     assert states(tariff, T0 + 10 * NS) == {"loaded_idle": 5 * NS, "other_workload": 5 * NS}
+
+
+def test_long_quiet_stretches_end_at_quarters_of_an_hour() -> None:
+    """Nobody's hour or day begins within one; each is booked under the minute in which it starts."""
+    minute, quarter = 60 * NS, 15 * 60 * NS
+    begin = T0 - T0 % quarter + 7 * minute + 13 * NS
+    tariff = Tariff(book())
+    tariff.see_gpus(begin, gpus(begin))
+    closed = tariff.close(begin + 3 * 3600 * NS + 5 * minute)
+    assert closed is not None
+    found = sorted((b.bucket_ns - begin, b.state, a.gpu_ns) for b, a in closed.entries.items() if a.gpu_ns)
+    assert sum(ns for _, _, ns in found) == 3 * 3600 * NS + 5 * minute
+    starts = sorted({start + begin for start, _, _ in found})
+    assert all(start % minute == 0 for start in starts)
+    for state_start, _, ns in found:
+        start = max(begin, state_start + begin)
+        assert start // quarter == (start + ns - 1) // quarter
+    assert len(found) <= 20
+
+
+def test_a_quiet_stretch_of_seconds_is_cut_at_the_minute() -> None:
+    begin = T0 - T0 % (60 * NS) + 58 * NS
+    tariff = Tariff(book())
+    tariff.see_gpus(begin, gpus(begin))
+    for second in range(1, 6):
+        tariff.see_gpus(begin + second * NS, gpus(begin + second * NS))
+    closed = tariff.close(begin + 5 * NS)
+    assert closed is not None
+    assert sorted((b.bucket_ns - begin, a.gpu_ns) for b, a in closed.entries.items()) == [
+        (-58 * NS, 2 * NS),
+        (2 * NS, 3 * NS),
+    ]
+
+
+def test_energy_goes_with_the_time_and_to_the_requests() -> None:
+    tariff = Tariff(book())
+    for second in range(6):
+        at = T0 + second * NS
+        joules = {"energy_joules": 1000.0 + 400 * second, "energy_source": "counter"} if second < 4 else {}
+        tariff.see_gpus(at, gpus(at, 1, (7,), **joules))
+    tariff.see_engine(T0, engine(T0))
+    live = Live("r", UPSTREAM, "vllm", T0, ended_ns=T0 + NS // 2, outcome="ok")
+    tariff.add(live)
+    closed = tariff.close(T0 + 5 * NS)
+    assert closed is not None
+    assert closed.energy == {("GPU-0", T0): 1200 * 10**6}
+    assert (live.energy_uj, live.metered_ns) == (200 * 10**6, NS // 2)
+    assert {b.state: (a.energy_uj, a.metered_ns) for b, a in closed.entries.items()} == {
+        "request": (200 * 10**6, NS // 2),
+        "loaded_idle": (1000 * 10**6, 5 * NS // 2),
+    }
+    assert closed.meters["GPU-0"].total_uj == 2200 * 10**6
+
+
+def test_own_work_is_charged_first_where_the_shape_is_known() -> None:
+    """Both are in flight all the time; one reads a long prompt."""
+    usages = {"long": Usage(input_tokens=6000, output_tokens=1), "short": Usage(input_tokens=100, output_tokens=1)}
+    for constants, expected in ((Constants(100_000.0, 0.0), (795, 205)), (None, (500, 500))):
+        tariff = Tariff(book(), constants_of=lambda _engine, _model, found=constants: found)
+        for second in range(3):
+            tariff.see_gpus(T0 + second * NS, gpus(T0 + second * NS, 1, (7,)))
+        tariff.see_engine(T0, engine(T0))
+        lives = [Live(id_, UPSTREAM, "vllm", T0, ended_ns=T0 + NS, outcome="ok") for id_ in usages]
+        for live in lives:
+            live.usage, live.first_token_ns = usages[live.id], T0 + NS
+            tariff.add(live)
+        closed = tariff.close(T0 + 2 * NS)
+        assert closed is not None
+        assert tuple(live.gpu_ns // 10**6 for live in lives) == expected
+        assert [live.work_ns for live in lives] == ([600_000_000, 10_000_000] if constants else [0, 0])
+        booked = next(a for b, a in closed.entries.items() if b.state == "request")
+        assert booked.work_ns == sum(live.work_ns for live in lives)
+
+
+def test_a_request_of_more_than_a_day_stays_exact_and_small() -> None:
+    """It streams for 26 hours; the agent hears of it every second of the first and last minutes, else every minute."""
+    tariff = watched(1)
+    tariff.see_engine(T0, engine(T0))
+    live = Live("r", UPSTREAM, "vllm", T0)
+    tariff.add(live)
+    end, booked, through = T0 + 26 * 3600 * NS, {}, T0
+    for step in (*range(1, 200), *range(260, 26 * 3600, 900), 26 * 3600):
+        at = T0 + step * NS
+        tariff.see_gpus(at, gpus(at, 1, (7,)))
+        live.points.append((at, step))
+        if at >= end:
+            live.ended_ns, live.outcome = end, "ok"
+        while through < at:
+            closed = tariff.close(at)
+            assert closed is not None
+            through = closed.through_ns
+            for booking, amount in closed.entries.items():
+                key = booking.state, booking.outcome
+                booked[key] = booked.get(key, 0) + amount.gpu_ns
+    assert booked["request", IN_FLIGHT] == 0
+    assert booked["request", "ok"] == live.gpu_ns
+    assert sum(booked.values()) == end - T0
+    assert len(live.points) < 250

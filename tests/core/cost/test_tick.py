@@ -382,3 +382,19 @@ def test_a_worker_beside_a_server_on_one_gpu_takes_part_like_a_request_that_goes
         ("request", "x", "process"): 1,
         ("unattributed", "w", "process"): 3,
     }
+
+
+def test_the_holder_of_a_slot_is_booked_unless_there_are_several() -> None:
+    tariff = Tariff(book())
+    for second in range(3):
+        at = T0 + second * NS
+        tariff.see_gpus(at, snapshot(at, *(gpu(at, f"GPU-{i}", i) for i in range(3))))
+    said = [held("GPU-0", PODS[0]), held("GPU-1", PODS[0]), held("GPU-1", PODS[1])]
+    tariff.see_workloads(T0, known(T0, *said))
+    closed = tariff.close(T0 + 2 * NS)
+    assert closed is not None
+    assert {(b.gpu, b.namespace, b.pod) for b in closed.entries} == {
+        ("GPU-0", "ml", "a"),
+        ("GPU-1", "", ""),
+        ("GPU-2", "", ""),
+    }

@@ -24,14 +24,14 @@ STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 class Seen:
     """An observation, and what came of it."""
 
-    def __init__(self, path: str = STREAM, trace_id: str | None = None) -> None:
+    def __init__(self, path: str = STREAM, trace_id: str | None = None, attempt: int = 0) -> None:
         self.events: list[RequestEvent] = []
         self.ended: list[Any] = []
         self.slots = Slots()
         self.tally = Tally()
         recorder = Recorder(self.put, self.tally, self.slots, self.ended.append)
         caller = Caller("acme", "key")
-        self.of = CallObservation(recorder, "e:8001", ID, path, T0, caller=caller, trace_id=trace_id)
+        self.of = CallObservation(recorder, "e:8001", ID, path, T0, caller=caller, trace_id=trace_id, attempt=attempt)
 
     def put(self, make: Any) -> int:
         self.events.append(make(len(self.events) + 1))
@@ -116,7 +116,14 @@ def test_start_and_progress_are_told_in_time() -> None:
     seen.of.progress(T0 + NS // 2)
     assert seen.events == [
         RequestStarted(
-            sequence=1, id=ID.text, upstream="e:8001", path=STREAM, started_at_ns=T0, model="llm", tenant="acme"
+            sequence=1,
+            id=ID.text,
+            upstream="e:8001",
+            path=STREAM,
+            started_at_ns=T0,
+            model="llm",
+            tenant="acme",
+            input_tokens_estimate=11,
         )
     ]
     seen.of.progress(T0 + 2 * NS)
@@ -181,3 +188,21 @@ def test_ids_of_others_and_long_paths() -> None:
     record = seen.end()
     assert record.trace_id == "0af7651916cd43dd8448eb211c80319c"
     assert len(record.path) == MAX_SHOWN
+
+
+def test_the_limit_the_attempt_and_the_estimate_are_told() -> None:
+    seen = Seen(INFER, attempt=2)
+    seen.of.request(question(limit=64), T0 + 1)
+    record = seen.end()
+    assert (record.max_output_tokens, record.attempt, record.input_tokens_estimate) == (64, 2, 11)
+
+
+def test_a_call_that_says_nothing_has_none_of_them() -> None:
+    record = Seen("/other.Service/Call").end()
+    assert (record.max_output_tokens, record.attempt, record.input_tokens_estimate) == (None, 0, None)
+
+
+def test_a_limit_of_minus_one_is_no_limit() -> None:
+    seen = Seen(INFER)
+    seen.of.request(question(limit=(1 << 32) - 1), T0 + 1)
+    assert seen.end().max_output_tokens is None

@@ -23,6 +23,18 @@ from tests.support.upstream import WAIT_SECONDS, until
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
+async def test_a_call_that_is_made_again_is_told_as_such() -> None:
+    limit = tritonclient.InferInput("max_tokens", [1], "INT32")
+    limit.set_data_from_numpy(np.array([9], np.int32))
+    asked = [text_input("word" * 8), limit]
+    with triton() as engine:
+        async with grpc_sidecar(engine.url) as proxy:
+            headers = {"x-envoy-attempt-count": "3"}
+            await in_thread(proxy.address, lambda client: client.infer("m", asked, headers=headers))
+            record = await proxy.record()
+    assert (record.attempt, record.max_output_tokens, record.input_tokens_estimate) == (2, 9, 9)
+
+
 async def test_a_unary_call_passes_and_is_recorded() -> None:
     with triton() as engine:
         async with grpc_sidecar(engine.url) as proxy:

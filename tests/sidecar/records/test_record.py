@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
+from agent.core.admission import MAX_TOKENS
 from agent.core.requests import RequestEnded, RequestEvent, RequestProgressed, RequestRecord, RequestStarted, Usage
 from agent.sidecar.asks import Caller
 from agent.sidecar.ids import uuid7
@@ -16,6 +18,7 @@ CHAT = "/v1/chat/completions"
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 START_NS = 1_800_000_000 * 10**9
+Fields = tuple[tuple[bytes, bytes], ...]
 
 
 def _no_head(_host: bytes, _rewrite_host: bool) -> EngineHead:
@@ -25,11 +28,13 @@ def _no_head(_host: bytes, _rewrite_host: bool) -> EngineHead:
 class Told:
     """An observation and the events it has made."""
 
-    def __init__(self, path: str = CHAT, *, readable: bool = True) -> None:
+    def __init__(
+        self, path: str = CHAT, *, readable: bool = True, fields: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         self._events: list[RequestEvent] = []
         self.tally = Tally()
-        fields = [] if readable else [(b"content-encoding", b"gzip")]
-        head = RequestHead(b"POST", path.encode(), fields)
+        said = list(fields) if readable else [(b"content-encoding", b"gzip"), *fields]
+        head = RequestHead(b"POST", path.encode(), said)
         plan = Plan(
             head, _no_head, Caller("team", "header"), 0, peer="10.0.0.1", keep_alive=True, upgrade=False, http10=False
         )
@@ -192,6 +197,7 @@ def test_the_events_of_a_stream() -> None:
         started_at_ns=START_NS,
         model="tiny",
         tenant="team",
+        input_tokens_estimate=7,
     )
     assert first == RequestProgressed(sequence=2, id=seen.id.text, at_ns=START_NS + PROGRESS_NS, output_tokens=2)
     assert second == RequestProgressed(sequence=3, id=seen.id.text, at_ns=START_NS + 2 * PROGRESS_NS, output_tokens=3)
@@ -229,6 +235,51 @@ def test_a_short_request_is_told_by_its_end_alone() -> None:
     told = Told()
     told.seen.end(START_NS + 1, cut="error", error="x", own_status=502)
     assert [type(event) for event in told.events] == [RequestEnded]
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        (b'{"max_tokens":64}', 64),
+        (b'{"max_completion_tokens":64,"n":2}', 128),
+        (b'{"options":{"num_predict":-1}}', None),
+        (b"{}", None),
+        (b'{"max_tokens":1' + b"0" * 40 + b"}", MAX_TOKENS),
+    ],
+)
+def test_what_a_request_allowed_the_engine_to_write_is_told(body: bytes, most: int | None) -> None:
+    told = Told()
+    told.seen.request_body(body)
+    told.answer(200, "application/json", b"{}")
+    assert told.record.max_output_tokens == most
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(told.record), type=RequestRecord) == told.record
+
+
+def test_a_retry_is_told_as_the_attempt_it_is() -> None:
+    assert Told(fields=((b"x-stainless-retry-count", b"2"),)).answer(200, "text/plain", b"").attempt == 2
+    assert Told().answer(200, "text/plain", b"").attempt == 0
+
+
+def test_the_estimate_stands_in_only_for_what_was_not_counted() -> None:
+    body = b'{"model":"tiny","prompt":"abcdefgh"}'
+    counted, cut = Told(), Told()
+    for told in (counted, cut):
+        told.seen.request_body(body)
+    counted.answer(200, "application/json", b'{"usage":{"prompt_tokens":3,"completion_tokens":1}}')
+    assert (counted.record.usage.input_tokens, counted.record.input_tokens_estimate) == (3, None)
+    cut.seen.end(START_NS + 1, cut="client_abort", error="x", own_status=None)
+    assert (cut.record.usage.input_tokens, cut.record.input_tokens_estimate) == (None, len(body) // 4)
+
+
+def test_the_length_of_files_is_no_estimate() -> None:
+    told = Told("/v1/audio/transcriptions", fields=((b"content-type", b"multipart/form-data; boundary=x"),))
+    told.seen.request_body(b"x" * 4096)
+    told.seen.request_sent()
+    told.seen.progress(START_NS + LATE_NS)
+    (start,) = told.events
+    assert isinstance(start, RequestStarted)
+    assert start.input_tokens_estimate is None
+    assert told.answer(200, "application/json", b"{}").input_tokens_estimate is None
 
 
 def test_a_compressed_request_names_no_model() -> None:
