@@ -80,14 +80,14 @@ class Places:
 
     def teller(self, connection: Connection, sidecar: str, sender: str) -> int:
         """The number of who told a request."""
-        if not self._tellers:
+        if not self._tellers and not self._fresh_tellers:
             rows = connection.execute(select(tellers))
             self._tellers = {(row.sidecar, row.sender): row.id for row in rows}
         number = self._tellers.get((sidecar, sender))
         if number is None:
             number = self._fresh_tellers.get((sidecar, sender))
         if number is None:
-            number = len(self._tellers) + len(self._fresh_tellers)
+            number = 1 + max([*self._tellers.values(), *self._fresh_tellers.values()], default=-1)
             connection.execute(insert(connection, tellers), {"id": number, "sidecar": sidecar, "sender": sender})
             self._fresh_tellers[sidecar, sender] = number
         return number
