@@ -21,6 +21,7 @@ from agent.core.cost.calendar import Calendar
 from agent.core.cost.engine_days import EngineDays
 from agent.core.cost.prices import PriceBook
 from agent.core.cost.report_forms import ReportNews
+from agent.core.cost.report_windows import rfc3339
 from agent.core.cost.reports import GpuPrice
 from agent.core.cost.request_statistics import RequestTally
 from agent.core.metrics.samples import Sample
@@ -144,6 +145,8 @@ class CostStations:
             price_of=self._price_of,
         )
 
+        self._tell_of_changed_past()
+
     def start(self, pulse: Pulse) -> None:
         """Start every cycle."""
         pulse("settlement", SETTLE_SECONDS, self.settlement.step, essential=True)
@@ -172,6 +175,19 @@ class CostStations:
         """What of this the doctor should name."""
         yield from self.budgets.features()
         yield from self.invoices.unpriced(self._board.gpus, self._now_ns())
+
+    def _tell_of_changed_past(self) -> None:
+        """What is booked keeps its price; who edited a row may not expect that."""
+        through, changed = self._ledger.opened.through_ns, set()
+        if self._prices is None or through is None:
+            return
+        for account in self._ledger.opened.accounts:
+            if account.line is not None and account.currency == self._prices.currency:
+                past = self._prices.changed_past(account.gpu, account.gpu_model, account.line.segments, through)
+                changed |= {(one.gpu_model, one.from_ns, one.to_ns) for one in past}
+        for gpu_model, from_ns, to_ns in sorted(changed):
+            log.warning("price_of_the_past_differs", gpu_model=gpu_model, since=rfc3339(from_ns), until=rfc3339(to_ns),
+                        consequence="what is booked keeps its price; a new price is a new row")  # fmt: skip
 
     def _price_of(self, gpu_model: str) -> GpuPrice | None:
         return self._prices.shown(gpu_model, self._now_ns()) if self._prices is not None else None

@@ -12,6 +12,7 @@ from agent.clock import unix_ns
 from agent.config import Settings
 from agent.core.board import Board
 from agent.core.catalogue import BY_NAME
+from agent.core.cost.price_rows import Part, PriceRow
 from agent.core.cost.prices import PriceBook
 from agent.core.ports import ConfigError
 from agent.core.requests import RequestRecord
@@ -222,3 +223,19 @@ async def test_a_ledger_that_is_full_at_the_end_is_no_crash(ledger: Ledger) -> N
     assert [line["event"] for line in logs] == ["last_seconds_not_booked"]
     assert "full" in logs[0]["reason"]
     await reopened(ledger)
+
+
+async def test_who_edits_a_price_of_the_past_is_told_that_what_is_booked_stays(tmp_path: Path) -> None:
+    async with await Ledger.open(tmp_path / "ledger.sqlite", "node-a") as ledger:
+        first = node(ledger, book())
+        for _ in range(2):
+            now = first.see(1)
+            await first.cost.settlement.settle_to(now)
+    dearer = book(PriceRow("NVIDIA H100*", (Part("rent", 2 * PRICE_PER_HOUR),)))
+    for prices, told in ((book(), 0), (dearer, 1)):
+        async with await Ledger.open(tmp_path / "ledger.sqlite", "node-a") as ledger:
+            with capture_logs() as logs:
+                node(ledger, prices)
+            differs = [line for line in logs if line["event"] == "price_of_the_past_differs"]
+            assert len(differs) == told
+            assert all(line["gpu_model"] == MODEL for line in differs)

@@ -304,8 +304,8 @@ class Settlement:
             self._tell_gpus()
             self._prepared = self._tariff.close(until_ns)
             if spans and self._prepared is not None:
-                currencies = {**booked.currencies, **self._prepared.currencies}
-                book(self._prepared, spans, booked.entries, self._work.constants_of, currencies)
+                self._prepared.currencies |= booked.currencies
+                book(self._prepared, spans, booked.entries, self._work.constants_of, self._prepared.currencies)
                 self._spans.priced(spans)
         if self._prepared is None:
             return
