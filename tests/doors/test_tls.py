@@ -215,7 +215,7 @@ def shake_hands(
         (None, "none"),
         (FOREIGN, "of another authority"),
         (CA.issue("scraper", client=True, to_seconds=-1), "expired"),
-        (CA.issue("scraper", client=True, from_seconds=600), "not valid yet"),
+        (CA.issue("scraper", client=True, from_seconds=86_400, to_seconds=90_000), "not valid yet"),
         (CA.issue("scraper"), "that of a server"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -348,6 +348,8 @@ def test_without_files_there_is_no_tls() -> None:
 def test_the_expiry_is_that_of_the_files_in_force(tmp_path: Path) -> None:
     clock = Clock()
     tls = server_tls(tmp_path, clock)
+    CA.issue().write(tmp_path)  # the other one is as old as this test run
+    clock.later()
     assert abs(tls.expires_at_ns - unix_ns() - 3600 * NS) < 600 * NS
     CA.issue(to_seconds=-5).write(tmp_path)  # an expired one is shown as it is: the metric tells
     clock.later()
