@@ -1,7 +1,6 @@
 """`engineroom run` with quotas in its file, and three sidecars that lease from it; then it is killed. Money."""
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +23,7 @@ from agent.sidecar.records.ship import open_session
 from tests.support.agent import RunningAgent, agent, free_port
 from tests.support.gateway import Member, member
 from tests.support.sidecar import SidecarProcess, sidecar, sidecar_process
+from tests.support.told_requests import told_requests
 from tests.support.upstream import Message, Wire, connect, post, until
 
 CHAT = b'{"model":"tiny","max_tokens":2,"messages":[]}'
@@ -211,9 +211,7 @@ RULES: list[dict[str, Any]] = [
 
 def ended(ledger: Path) -> dict[tuple[str, str], int]:
     """How many requests of each tenant ended how."""
-    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
-        rows = connection.execute("SELECT tenant, outcome, count(*) FROM requests GROUP BY 1, 2").fetchall()
-    return {(tenant, outcome): count for tenant, outcome, count in rows}
+    return Counter((one.tenant, one.outcome or "") for one in told_requests(ledger))
 
 
 async def test_money_is_spent_for_real_and_then_refused(tmp_path: Path) -> None:

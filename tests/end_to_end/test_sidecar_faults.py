@@ -5,7 +5,6 @@ import random
 import re
 import resource
 import signal
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +25,7 @@ from tests.support.agent import free_port
 from tests.support.crash_oracle import OBLIGED_AFTER_NS, Node, node
 from tests.support.raw_client import closed_by_peer, hear_answer, hear_request
 from tests.support.sidecar import Receiver, SidecarProcess, receiver, sidecar_process
+from tests.support.told_requests import told_requests
 from tests.support.upstream import Wire, connect, repeat, upstream, whole
 
 MIB = 1 << 20
@@ -335,10 +335,8 @@ async def loaded_engine(load: Load) -> AsyncIterator[str]:
 
 def outcomes(here: Node) -> tuple[Counter[str], int]:
     """Rows of the ledger by outcome, and how many have none."""
-    with sqlite3.connect(f"file:{here.folder / 'data' / 'ledger.sqlite'}?mode=ro", uri=True) as connection:
-        rows = connection.execute("SELECT outcome, count(*) FROM requests GROUP BY outcome").fetchall()
-    counted = Counter({outcome: count for outcome, count in rows if outcome is not None})
-    return counted, sum(count for outcome, count in rows if outcome is None)
+    found = [one.outcome for one in told_requests(here.folder / "data" / "ledger.sqlite")]
+    return Counter(outcome for outcome in found if outcome is not None), found.count(None)
 
 
 KILLS = 2 if not os.environ.get("ENGINEROOM_LONG") else 8

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +23,7 @@ from anyio.abc import Process
 
 from agent.clock import boot_ns
 from tests.support.agent import ROOT, free_port
+from tests.support.told_requests import told_requests
 
 NS = 1_000_000_000
 PATIENCE_SECONDS = 60
@@ -194,11 +194,8 @@ class Node:
 
     def ledger(self) -> list[tuple[int, int, str]]:
         """(input tokens, output tokens, outcome) of every request that ended."""
-        with sqlite3.connect(f"file:{self.folder / 'data' / 'ledger.sqlite'}?mode=ro", uri=True) as connection:
-            rows = connection.execute(
-                "SELECT input_tokens, output_tokens, outcome FROM requests WHERE outcome IS NOT NULL"
-            )
-            return list(rows)
+        found = told_requests(self.folder / "data" / "ledger.sqlite")
+        return [(one.input_tokens or 0, one.output_tokens or 0, one.outcome) for one in found if one.outcome]
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ noted.
 """
 
 import random
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import anyio
 from aiohttp import web
 
 from tests.support.crash_oracle import output_tokens
+from tests.support.told_requests import told_requests
 
 LOST = "lost_record"
 
@@ -61,11 +61,7 @@ class Account:
 
 def account(ledger: Path, seen: dict[str, int]) -> Account:
     """Compare; to be called when the agent has stopped."""
-    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
-        found = {
-            name: (outcome, tokens)
-            for name, outcome, tokens in connection.execute("SELECT id, outcome, input_tokens FROM requests")
-        }
+    found = {one.id: (one.outcome, one.input_tokens) for one in told_requests(ledger)}
     result = Account(missing=[name for name in seen if name not in found])
     for name, (outcome, tokens) in found.items():
         if outcome in (None, "lost"):
